@@ -1,0 +1,67 @@
+# Two commands do everything on a fresh machine: `make course` and `make test`. Every other target is a part of them.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PORT ?= 8000
+
+.PHONY: course test test-gpu site labs serve-site clean lint sandbox browser env
+.DEFAULT_GOAL := course
+
+course: env sandbox            ## environment, doctor, labs, sample class graded with hidden tests, site
+	@echo "== 2/5 what this machine can do"
+	@$(BIN)/course doctor
+	@echo "== 3/5 labs"
+	@$(BIN)/course labs
+	@echo "== 4/5 the sample class, graded with the hidden tests"
+	@$(BIN)/course sample
+	@echo "== 5/5 the site"
+	@$(BIN)/course site
+	@$(BIN)/course where
+
+test: env sandbox browser lint ## linters, types, all tests that need no GPU
+	$(BIN)/python -m pytest
+
+lint: env
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# On a GPU machine that has torch, triton, numpy, pytest and hypothesis of its own, and nothing of the course installed.
+test-gpu:                      ## everything that a GPU runner uses, on that runner's own Python
+	$(PYTHON) -m pytest tests/reference_impl tests/hidden tests/autograder/worker tests/autograder/sandbox \
+	    tests/autograder/judge tests/autograder/runners
+
+site: env                      ## the book, into _build/html
+	$(BIN)/course site
+
+labs: env                      ## student notebooks from solutions/
+	$(BIN)/course labs
+
+serve-site: env                ## the built book on http://localhost:8000
+	$(BIN)/course serve --port $(PORT)
+
+env: $(VENV)/.ready
+
+$(VENV)/.ready: pyproject.toml constraints.txt
+	@echo "== 1/5 the environment (a few minutes the first time)"
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version.split()[0])'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[grading,site,dev]'
+	@touch $@
+
+# bubblewrap is the stronger sandbox. Without it, and without the rights to install it, util-linux's unshare is used.
+sandbox:
+	@command -v bwrap >/dev/null || { \
+	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq bubblewrap >/dev/null; \
+	  else echo "bubblewrap is not installed; for the stronger sandbox run: sudo apt-get install bubblewrap"; fi; }
+
+# The tests of the built site drive Chromium; without it they are skipped and say so.
+browser:
+	@command -v chromium >/dev/null || { \
+	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium >/dev/null; \
+	  else echo "chromium is not installed; the tests that drive the site will be skipped: sudo apt-get install chromium"; fi; }
+
+clean:                         ## what the other targets made; the gradebook and submissions stay
+	rm -rf _build $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info .course/source .course/evidence .course/sample
