@@ -1,0 +1,67 @@
+"""What every lab promises: the Protocols, and the errors that cross them.
+
+Owns: the names, shapes and errors that students, public checks, hidden tests and the engine agree on. Knows nothing of
+how any of them is built or tested. Everything here is fixed: changing a signature changes every student's work.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol, runtime_checkable
+
+
+class OutOfBlocks(Exception):  # noqa: N818 - the contract's name, part of every student's code
+    """Too few free blocks; the call that raised it changed nothing.
+
+    Takes any arguments. Two integers, `OutOfBlocks(needed, free)`, give the standard message.
+    """
+
+    def __str__(self) -> str:
+        if len(self.args) == 2 and all(isinstance(arg, int) for arg in self.args):
+            needed, free = self.args
+            return f"{needed} blocks needed, {free} free"
+        return super().__str__()
+
+
+@runtime_checkable
+class BlockAllocator(Protocol):
+    """Lab 3: which sequence holds which block of KV memory.
+
+    Every error leaves the allocator as it was. Ids are checked first (KeyError: unknown, ValueError: exists already),
+    then values (ValueError), then blocks (OutOfBlocks). Integers are whatever `operator.index` takes. A sequence of
+    `n` tokens holds exactly `ceil(n / block_size)` blocks. Source: Kwon et al., SOSP 2023, sections 4.3 to 4.5.
+    """
+
+    def __init__(self, num_blocks: int, block_size: int) -> None:
+        """A pool of `num_blocks` free blocks of `block_size` tokens. ValueError unless both are at least 1."""
+
+    @property
+    def num_free_blocks(self) -> int:
+        """Blocks that no sequence holds; an attribute or a property."""
+
+    def allocate(self, seq: int, num_tokens: int) -> None:
+        """Start sequence `seq` with room for `num_tokens` >= 1 tokens. Cost: O(blocks touched)."""
+
+    def append(self, seq: int, num_tokens: int = 1) -> list[tuple[int, int]]:
+        """Grow `seq` by `num_tokens` >= 1; returns the block copies (src, dst) the engine must make before it writes.
+
+        A partial tail shared with another sequence is copied before it is written, and the writer gets `dst`: at most
+        one copy a call. The last holder writes in place; a full tail is never copied. Cost: O(blocks touched).
+        """
+
+    def fork(self, parent: int, child: int) -> None:
+        """Start `child` with every block of `parent`, the partial tail too. Takes no free block."""
+
+    def free(self, seq: int) -> None:
+        """End `seq`; a block is free exactly when nobody holds it. Cost: O(blocks touched)."""
+
+    def block_table(self, seq: int) -> list[int]:
+        """Physical block ids in [0, num_blocks) in logical order; the caller's own copy."""
+
+    def num_tokens(self, seq: int) -> int:
+        """Tokens of `seq`."""
+
+    def slot_mapping(self, seq: int, start: int, stop: int) -> list[int]:
+        """Slots `block * block_size + offset` of tokens start..stop-1.
+
+        ValueError unless 0 <= start <= stop <= num_tokens; start == stop gives [].
+        """
