@@ -1,0 +1,185 @@
+"""The course on disk: its labs, their cells and points, and the version of what grades them.
+
+Owns: where things are, the registry of cells of each released lab (which are the student's, which are ours), the
+points, the identity of a suite, and the course key from which seeds are drawn. Knows nothing of submissions. The
+released notebook in `labs/` is the registry: it is generated from `solutions/` and checked fresh, and it is plain
+JSON.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import importlib.util
+import json
+import os
+import secrets
+import types
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from labkit import checks
+
+STATE_FOLDER = ".course"
+"""Journal, key and generated files of a course, beside its notebooks; never in git."""
+SUITE_SOURCES = ("autograder", "reference_impl", "labs/labkit")
+
+
+@dataclass(frozen=True)
+class Group:
+    """One group of hidden tests: the locked cell `id`, worth `points`."""
+
+    id: str
+    title: str
+    points: float
+
+
+@dataclass(frozen=True)
+class SourceCell:
+    """One code cell of a released notebook. `kind`: solution (the student writes it), setup (ours, run before grading),
+    grade (a locked check, never run by the grader)."""
+
+    id: str
+    kind: str
+    source: str
+
+
+@dataclass(frozen=True)
+class Lab:
+    """One lab: its released notebook, its hidden suite, and what both say."""
+
+    id: str
+    notebook: Path
+    hidden: Path
+
+    @cached_property
+    def cells(self) -> tuple[SourceCell, ...]:
+        """The code cells with an nbgrader id, in order."""
+        cells = []
+        for cell in json.loads(self.notebook.read_text(encoding="utf-8"))["cells"]:
+            meta = cell.get("metadata", {}).get("nbgrader")
+            if cell["cell_type"] != "code" or not meta:
+                continue
+            kind = "grade" if meta.get("grade") else "solution" if meta.get("solution") else "setup"
+            cells.append(SourceCell(meta["grade_id"], kind, "".join(cell["source"])))
+        return tuple(cells)
+
+    @cached_property
+    def groups(self) -> tuple[Group, ...]:
+        """The groups with their points, in the notebook's order."""
+        titles = checks.groups(self.id)
+        groups = []
+        for cell in json.loads(self.notebook.read_text(encoding="utf-8"))["cells"]:
+            meta = cell.get("metadata", {}).get("nbgrader") or {}
+            if cell["cell_type"] == "code" and meta.get("grade"):
+                title = titles[meta["grade_id"]].title
+                groups.append(Group(meta["grade_id"], title, float(meta["points"])))
+        return tuple(groups)
+
+    @cached_property
+    def suite(self) -> types.ModuleType:
+        """`suite.py` of the hidden tests: VERSION, PROVIDES (class -> methods), PACKAGES the student may use."""
+        return load_module(self.hidden / "suite.py", f"hidden_{self.id}_suite")
+
+
+def load_module(path: Path, name: str) -> types.ModuleType:
+    """Import one file by path, without touching `sys.path`."""
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise ValueError(f"{path} cannot be imported")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@dataclass(frozen=True)
+class Course:
+    """A checkout of the course."""
+
+    root: Path
+
+    @classmethod
+    def open(cls, root: Path | None = None) -> Course:
+        """The course at `root`, or the nearest one above the working folder.
+
+        Raises: ValueError if there is none.
+        """
+        if root is not None:
+            if not (root / "_toc.yml").is_file():
+                raise ValueError(f"{root} is no course: it has no _toc.yml")
+            return cls(root.resolve())
+        here = Path.cwd()
+        for folder in (here, *here.parents):
+            if (folder / "_toc.yml").is_file() and (folder / "labs").is_dir():
+                return cls(folder)
+        raise ValueError(f"{here} is not inside a course: no folder above it has a _toc.yml and labs/")
+
+    @property
+    def state(self) -> Path:
+        folder = self.root / STATE_FOLDER
+        folder.mkdir(exist_ok=True)
+        return folder
+
+    def labs(self) -> tuple[Lab, ...]:
+        """Every lab that has a released notebook and a hidden suite."""
+        found = []
+        for hidden in sorted((self.root / "tests" / "hidden").glob("*/suite.py")):
+            lab = hidden.parent.name
+            notebook = self.root / "labs" / lab / f"{lab}.ipynb"
+            if notebook.is_file():
+                found.append(Lab(lab, notebook, hidden.parent))
+        return tuple(found)
+
+    def lab(self, lab_id: str) -> Lab:
+        """Raises: ValueError naming the known labs."""
+        labs = {lab.id: lab for lab in self.labs()}
+        if lab_id not in labs:
+            raise ValueError(f"no lab {lab_id!r}; this course has {', '.join(labs) or 'none with a hidden suite'}")
+        return labs[lab_id]
+
+    def suite_version(self, lab: Lab) -> str:
+        """`VERSION` of the suite and a hash of all that can change a verdict: tests, judge, reference, notebook.
+
+        Cost: reads those files once a call.
+        """
+        digest = hashlib.sha256()
+        files = [lab.notebook, *lab.hidden.rglob("*.py")]
+        for folder in SUITE_SOURCES:
+            files += (self.root / folder).rglob("*.py")
+        for file in sorted(files):
+            digest.update(f"{file.relative_to(self.root)}\0".encode())
+            digest.update(hashlib.sha256(file.read_bytes()).digest())
+        return f"{lab.suite.VERSION}-{digest.hexdigest()[:12]}"
+
+    def seed(self, submission_sha256: str, suite: str) -> int:
+        """The seed of one submission under one suite: repeatable for staff, unknown to students.
+
+        An HMAC of both under the course key, 64 bits of it.
+        """
+        mac = hmac.new(self._key(), f"{submission_sha256}:{suite}".encode(), hashlib.sha256)
+        return int.from_bytes(mac.digest()[:8], "big")
+
+    def _key(self) -> bytes:
+        path = self.state / "key"
+        try:
+            return path.read_bytes()
+        except FileNotFoundError:
+            pass
+        fresh = path.with_name(f"key.{os.getpid()}.{secrets.token_hex(4)}")
+        fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(fd, "wb") as file:
+            file.write(secrets.token_bytes(32))
+        try:
+            # Only the first of several processes that start together makes the key; link refuses to replace it.
+            os.link(fresh, path)
+        except FileExistsError:
+            pass
+        finally:
+            fresh.unlink()
+        return path.read_bytes()
+
+
+def seed_id(seed: int) -> str:
+    """A name for a seed that does not give it away."""
+    return hashlib.sha256(seed.to_bytes(8, "big")).hexdigest()[:12]

@@ -1,0 +1,155 @@
+"""One submission from its file to its result.
+
+Owns: the order of things: intake, a first worker that proves the contract is met, the hidden tests, then public
+counterexamples from a fresh worker. Knows nothing of journals, other submissions or nbgrader.
+"""
+
+from __future__ import annotations
+
+import inspect
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from autograder.course import Course, Lab, seed_id
+from autograder.intake import Rejected, take
+from autograder.judge.remote import Plan, Session, TestEnded, remote
+from autograder.judge.subject import Make
+from autograder.judge.suite import HiddenTest, SuiteBroken, hidden_tests, run_test
+from autograder.judge.verdicts import GroupResult, SubmissionResult, TestResult, Verdict
+from autograder.sandbox.launch import StartFailed, WorkerGone
+from autograder.sandbox.limits import Limits
+from labkit import checks, contracts
+
+COUNTEREXAMPLE_CHARS = 800
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to grade, named by content: the same job gives the same points."""
+
+    lab: str
+    path: str
+    label: str
+    sha256: str
+    suite: str
+    seed: int
+    tier: str
+
+
+def grade(course: Course, job: Job, limits: Limits | None = None) -> SubmissionResult:
+    """Grade one file. Never raises for what a student handed in; infra faults come back as status `infra`."""
+    limits = limits or Limits()
+    start = time.monotonic()
+    lab = course.lab(job.lab)
+    try:
+        submission = take(Path(job.path), lab, limits)
+    except Rejected as rejected:
+        return _result(job, start, "rejected", _all(lab, [], Verdict.NOT_RUN, str(rejected)), (str(rejected),))
+    try:
+        tests = hidden_tests(lab)
+        session = Session(Plan(submission.cells, job.tier, limits, tuple(lab.suite.PACKAGES)))
+        try:
+            groups = _judge(lab, tests, session, job.seed)
+        finally:
+            session.close()
+    except (StartFailed, SuiteBroken) as fault:
+        return _result(job, start, "infra", (), (f"INFRA: {fault}",))
+    return _result(job, start, "graded", groups, (*submission.flags, *session.flags))
+
+
+def _result(
+    job: Job, start: float, status: str, groups: tuple[GroupResult, ...], flags: tuple[str, ...]
+) -> SubmissionResult:
+    return SubmissionResult(
+        lab=job.lab,
+        submission=job.label,
+        sha256=job.sha256,
+        suite=job.suite,
+        seed_id=seed_id(job.seed),
+        device="cpu",
+        seconds=round(time.monotonic() - start, 3),
+        status=status,
+        groups=groups,
+        flags=flags,
+    )
+
+
+def _all(lab: Lab, tests: list[HiddenTest], verdict: Verdict, message: str) -> tuple[GroupResult, ...]:
+    """Every group with every test at the same verdict; a group without tests is listed with one line saying why."""
+    groups = []
+    for group in lab.groups:
+        names = [test.name for test in tests if test.group == group.id] or ["every test"]
+        results = tuple(TestResult(name, verdict, message) for name in names)
+        groups.append(GroupResult(group.id, group.title, group.points, results))
+    return tuple(groups)
+
+
+def _judge(lab: Lab, tests: list[HiddenTest], session: Session, seed: int) -> tuple[GroupResult, ...]:
+    (name, methods), *_ = lab.suite.PROVIDES.items()
+    try:
+        faults = _contract_faults(session, name, methods)
+    except TestEnded as ended:
+        return _all(lab, tests, ended.verdict, ended.message)
+    session.flags += faults.values()
+    make = remote(session, name, methods, faults)
+    by_group: dict[str, list[TestResult]] = {group.id: [] for group in lab.groups}
+    for test in tests:
+        by_group[test.group].append(run_test(test, make, seed))
+    groups = []
+    for group in lab.groups:
+        results = tuple(by_group[group.id])
+        failed = any(result.verdict is not Verdict.PASS for result in results)
+        story = _counterexample(lab, group.id, session, make) if failed else ""
+        groups.append(GroupResult(group.id, group.title, group.points, results, story))
+    return tuple(groups)
+
+
+def _contract_faults(session: Session, name: str, methods: tuple[str, ...]) -> dict[str, str]:
+    """Methods of the contract that are missing or take other arguments, each with the words for the student.
+
+    Raises: TestEnded if there is no such class at all, for then nothing can be tested.
+    """
+    protocol = getattr(contracts, name)
+    counts = {method: _positional_counts(getattr(protocol, method)) for method in methods}
+    try:
+        reply = session.worker().request(session.plan.limits.call_s, op="describe", name=name, methods=counts)
+    except WorkerGone as gone:
+        session.close()
+        raise TestEnded(Verdict.CRASHED, f"the process ended while {name} was looked up ({gone.kind})") from None
+    found = reply.get("ok")
+    if not isinstance(found, dict) or found.get("kind") != "class":
+        what = "is not a class" if isinstance(found, dict) and found.get("kind") == "other" else "is missing"
+        raise TestEnded(Verdict.MISSING, f"the class {name} {what}; see the remarks for cells that failed to run")
+    reported = found.get("faults")
+    faults = {}
+    for method in methods:
+        fault = reported.get(method) if isinstance(reported, dict) else "missing"
+        if fault == "missing":
+            faults[method] = f"{name}.{method} is missing"
+        elif fault is not None:
+            wanted = inspect.signature(getattr(protocol, method))
+            faults[method] = f"{name}.{method} does not take the contract's arguments {wanted}"
+    return faults
+
+
+def _positional_counts(function: object) -> list[int]:
+    """With how many arguments, besides self, the contract's callers call it: required only, and all."""
+    assert callable(function)
+    parameters = list(inspect.signature(function).parameters.values())[1:]
+    required = sum(parameter.default is parameter.empty for parameter in parameters)
+    return sorted({required, len(parameters)})
+
+
+def _counterexample(lab: Lab, group: str, session: Session, make: Make) -> str:
+    """The first public property of `group` that fails, in words. From a fresh worker: the one that met the hidden tests
+    could tell of them through its answers."""
+    session.fresh()
+    try:
+        results = checks.run(lab.id, group, make)
+    except TestEnded as ended:
+        return f"The public check did not end: {ended.message}."
+    failed = next((result for result in results if not result.passed), None)
+    if failed is None:
+        return ""
+    return f"{failed.sentence} {failed.counterexample or ''}".strip()[:COUNTEREXAMPLE_CHARS]

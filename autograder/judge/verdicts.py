@@ -1,0 +1,133 @@
+"""What a graded test can end in, and what a submission's result looks like.
+
+Owns: the verdicts, whose fault each is, and the result records with their JSON form (the schema of `course grade
+--json` and of the journal). Knows nothing of how a verdict was reached. Points are a pure function of verdicts and
+weights, here and nowhere else: not finite, negative or above the maximum cannot occur.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+from fractions import Fraction
+from typing import Any
+
+
+class Verdict(Enum):
+    """The end of one hidden test. INFRA is ours and never scored; INCONCLUSIVE is noise; the rest are the student's."""
+
+    PASS = "PASS"
+    WRONG = "WRONG"
+    WRONG_SHAPE = "WRONG_SHAPE"
+    WRONG_DTYPE = "WRONG_DTYPE"
+    NONFINITE = "NONFINITE"
+    RAISED = "RAISED"
+    TIMEOUT = "TIMEOUT"
+    OUT_OF_MEMORY = "OUT_OF_MEMORY"
+    CRASHED = "CRASHED"
+    GPU_FAULT = "GPU_FAULT"
+    PROTOCOL_VIOLATION = "PROTOCOL_VIOLATION"
+    SANDBOX_VIOLATION = "SANDBOX_VIOLATION"
+    MISSING = "MISSING"
+    NOT_RUN = "NOT_RUN"
+    INFRA = "INFRA"
+    INCONCLUSIVE = "INCONCLUSIVE"
+
+
+@dataclass(frozen=True)
+class TestResult:
+    """One hidden test. `message` is what the student may read: words of ours, never a hidden input or student text."""
+
+    __test__ = False  # the name is the field's, not pytest's
+
+    name: str
+    verdict: Verdict
+    message: str = ""
+
+
+@dataclass(frozen=True)
+class GroupResult:
+    """One group of properties, that is one locked cell of the notebook."""
+
+    id: str
+    title: str
+    max_points: float
+    tests: tuple[TestResult, ...]
+    counterexample: str = ""
+    """A public counterexample in words, where the public check of this group finds one."""
+
+    @property
+    def points(self) -> float:
+        """`max_points` times the share of tests that passed, to two decimals."""
+        if not self.tests:
+            return 0.0
+        passed = sum(test.verdict is Verdict.PASS for test in self.tests)
+        return float(round(Fraction(str(self.max_points)) * Fraction(passed, len(self.tests)), 2))
+
+
+@dataclass(frozen=True)
+class SubmissionResult:
+    """One graded submission. `status` is graded, infra (ours, to be run again) or rejected (never a lab submission)."""
+
+    lab: str
+    submission: str
+    sha256: str
+    suite: str
+    seed_id: str
+    device: str
+    seconds: float
+    status: str
+    groups: tuple[GroupResult, ...] = ()
+    flags: tuple[str, ...] = field(default=())
+    """Remarks for student and staff, e.g. a cell that failed to run, a duplicated cell, the reason of a rejection."""
+
+    @property
+    def score(self) -> float:
+        return float(sum(Fraction(str(group.points)) for group in self.groups))
+
+    @property
+    def max_score(self) -> float:
+        return float(sum(Fraction(str(group.max_points)) for group in self.groups))
+
+    def to_json(self) -> dict[str, Any]:
+        """A plain object: the schema of grading.md, plus title and counterexample of each group."""
+        return {
+            "lab": self.lab,
+            "submission": self.submission,
+            "sha256": self.sha256,
+            "suite": self.suite,
+            "seed_id": self.seed_id,
+            "device": self.device,
+            "seconds": self.seconds,
+            "status": self.status,
+            "score": self.score,
+            "max_score": self.max_score,
+            "groups": [
+                {
+                    "id": group.id,
+                    "title": group.title,
+                    "points": group.points,
+                    "max_points": group.max_points,
+                    "counterexample": group.counterexample,
+                    "tests": [{"name": t.name, "verdict": t.verdict.value, "message": t.message} for t in group.tests],
+                }
+                for group in self.groups
+            ],
+            "flags": list(self.flags),
+        }
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> SubmissionResult:
+        """The inverse of `to_json`; points are computed again from the verdicts, not read."""
+        groups = tuple(
+            GroupResult(
+                id=group["id"],
+                title=group["title"],
+                max_points=group["max_points"],
+                counterexample=group["counterexample"],
+                tests=tuple(TestResult(t["name"], Verdict(t["verdict"]), t["message"]) for t in group["tests"]),
+            )
+            for group in data["groups"]
+        )
+        keys = ("lab", "submission", "sha256", "suite", "seed_id", "device", "seconds", "status")
+        return cls(**{key: data[key] for key in keys}, groups=groups, flags=tuple(data["flags"]))

@@ -1,0 +1,141 @@
+"""Grade files on this machine: a few slots, one judge process a job, the journal as memory.
+
+Owns: naming jobs, running them, retrying what was our fault, and handing results back in the order asked. Knows
+nothing of what a judge does inside. The hidden suite is never run without a sandbox unless the caller says `none`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+
+from autograder.course import Course, Lab, seed_id
+from autograder.intake import Rejected, read_regular
+from autograder.judge.grade import Job
+from autograder.judge.verdicts import SubmissionResult
+from autograder.runners.journal import Journal
+from autograder.sandbox import tiers
+from autograder.sandbox.limits import Limits
+
+INFRA_TRIES = 2
+JUDGE_GRACE_S = 60.0
+"""How long a judge may take beyond the budget of its submission before it is ended as our fault."""
+
+Progress = Callable[[SubmissionResult], None]
+
+
+def default_slots() -> int:
+    """One slot a core."""
+    return max(1, len(os.sched_getaffinity(0)))
+
+
+def grade_files(
+    course: Course,
+    lab_id: str,
+    paths: Sequence[Path],
+    *,
+    sandbox: str = "auto",
+    slots: int | None = None,
+    progress: Progress | None = None,
+) -> list[SubmissionResult]:
+    """Grade submissions of one lab; results in the order of `paths`, each journalled when it is finished.
+
+    A bad submission gets a result like any other (`rejected`). `progress` is called with each result as it comes.
+    Raises: ValueError for an unknown lab or sandbox, NoSandbox if no isolating tier works here.
+    """
+    lab = course.lab(lab_id)
+    tier = tiers.choose(sandbox)
+    suite = course.suite_version(lab)
+    journal = Journal(course.state / "journal.sqlite")
+    # Two jobs for equal files would both be graded; the later one waits for the first and finds its result.
+    locks: dict[str, threading.Lock] = {}
+    guard = threading.Lock()
+
+    def one(path: Path) -> SubmissionResult:
+        job = _job(course, lab, path, suite, tier)
+        job_id = _job_id(job)
+        with guard:
+            lock = locks.setdefault(job_id, threading.Lock())
+        with lock:
+            result = _finished_or_run(course, journal, job, job_id)
+        if progress is not None:
+            with guard:
+                progress(result)
+        return result
+
+    with ThreadPoolExecutor(slots or default_slots()) as pool:
+        return list(pool.map(one, paths))
+
+
+def _job(course: Course, lab: Lab, path: Path, suite: str, tier: str) -> Job:
+    try:
+        sha256 = hashlib.sha256(read_regular(path, Limits().submission_bytes)).hexdigest()
+    except Rejected:
+        # Intake will refuse it again with the same words; its name stands in for content nobody should read.
+        sha256 = hashlib.sha256(b"unread:" + os.fsencode(path)).hexdigest()
+    return Job(lab.id, str(path), str(path), sha256, suite, course.seed(sha256, suite), tier)
+
+
+def _job_id(job: Job) -> str:
+    # The file's kind is part of what is graded: the same bytes are a notebook or a Python file.
+    parts = (job.lab, Path(job.path).suffix, job.sha256, job.suite, seed_id(job.seed), job.tier)
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+
+
+def _finished_or_run(course: Course, journal: Journal, job: Job, job_id: str) -> SubmissionResult:
+    result = journal.find(job_id)
+    for _ in range(INFRA_TRIES if result is None else 0):
+        result = _run(course, job)
+        if result.status == "graded":
+            result = journal.add(job_id, result)
+        if result.status != "infra":
+            break
+    assert result is not None
+    return dataclasses.replace(result, submission=job.label)
+
+
+def _run(course: Course, job: Job) -> SubmissionResult:
+    """One judge process. Whatever goes wrong with the judge itself is infra."""
+    request = json.dumps({"root": str(course.root), "job": asdict(job), "runner_pid": os.getpid()})
+    deadline_s = Limits().total_s + JUDGE_GRACE_S
+    environment = {**os.environ, "PYTHONHASHSEED": "0"}
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "autograder.judge"],
+            input=request.encode(),
+            capture_output=True,
+            timeout=deadline_s,
+            check=False,
+            cwd=course.root,
+            env=environment,
+        )
+    except subprocess.TimeoutExpired:
+        return _infra(job, f"the judge did not end within {deadline_s:g} s")
+    try:
+        return SubmissionResult.from_json(json.loads(done.stdout))
+    except (ValueError, KeyError, TypeError):
+        tail = done.stderr.decode("utf-8", "replace").strip().splitlines()[-1:]
+        return _infra(job, f"the judge ended with status {done.returncode}: {' '.join(tail)[:300]}")
+
+
+def _infra(job: Job, reason: str) -> SubmissionResult:
+    return SubmissionResult(
+        lab=job.lab,
+        submission=job.label,
+        sha256=job.sha256,
+        suite=job.suite,
+        seed_id=seed_id(job.seed),
+        device="cpu",
+        seconds=0.0,
+        status="infra",
+        flags=(f"INFRA: {reason}",),
+    )

@@ -1,0 +1,183 @@
+"""Start a worker in its box, talk to it with a deadline, and be sure it is gone.
+
+Owns: the process, its socket, and the pipe that swallows what it prints. Each request has a deadline on this side's
+clock; when it passes, or the worker breaks the wire's rules, the whole process tree is killed. Knows nothing of labs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from autograder.sandbox import tiers
+from autograder.sandbox.limits import Limits
+from autograder.worker import wire
+
+START_DEADLINE_S = 30.0
+STDERR_TAIL_BYTES = 400
+
+
+class WorkerGone(Exception):  # noqa: N818 - what happened, not a fault of the caller
+    """The worker did not answer. `kind` is deadline, died or protocol; `detail` is for staff."""
+
+    def __init__(self, kind: str, detail: str = "") -> None:
+        super().__init__(f"{kind}: {detail}" if detail else kind)
+        self.kind = kind
+        self.detail = detail
+
+
+class StartFailed(Exception):  # noqa: N818 - the machine's fault, told to staff
+    """The sandbox failed before the worker was ready: never the student's fault."""
+
+
+class Connection:
+    """One running worker. Not safe for threads; close it, or use it as a context manager."""
+
+    def __init__(self, tier: str, limits: Limits, packages: Sequence[str] = ()) -> None:
+        self.limits = limits
+        self.printed = bytearray()
+        self.printed_total_bytes = 0
+        mounted = tiers.mounts(packages, boxed=tier != "none")
+        ours, theirs = socket.socketpair()
+        self._socket = ours
+        self._next_id = 0
+        program = [tiers.interpreter(), "-I", "-S", "-B", mounted.shim, str(theirs.fileno())]
+        try:
+            self._process = subprocess.Popen(
+                tiers.command(tier, mounted, limits.disk_bytes, program),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                pass_fds=(theirs.fileno(),),
+                start_new_session=True,
+                env=tiers.ENVIRONMENT,
+            )
+        except OSError as error:
+            ours.close()
+            raise StartFailed(str(error)) from error
+        finally:
+            theirs.close()
+        assert self._process.stdout is not None
+        self._pipe = self._process.stdout.fileno()
+        os.set_blocking(self._pipe, False)
+        self._hello(mounted, tier)
+
+    def _hello(self, mounted: tiers.Mounts, tier: str) -> None:
+        hello = {"paths": list(mounted.paths), "limits": self.limits.for_worker(), "filter": True}
+        try:
+            self._socket.sendall(wire.pack(hello))
+            reply = self._receive(time.monotonic() + START_DEADLINE_S)
+        except (WorkerGone, OSError) as error:
+            self.close()
+            tail = bytes(self.printed[-STDERR_TAIL_BYTES:]).decode("utf-8", "replace").strip()
+            raise StartFailed(f"the worker did not start in tier {tier} ({error}): {tail}") from error
+        if reply != {"id": 0, "ok": "ready"}:
+            self.close()
+            raise StartFailed(f"the worker in tier {tier} did not say it was ready")
+
+    def request(self, deadline_s: float, **message: Any) -> dict[str, Any]:
+        """Send one request and wait for its answer: a dict with `ok`, `error` or `refused`.
+
+        Raises: WorkerGone if no proper answer came within `deadline_s`; the worker is dead then.
+        """
+        self._next_id += 1
+        deadline = time.monotonic() + deadline_s
+        try:
+            self._send(wire.pack({"id": self._next_id, **message}), deadline)
+            reply = self._receive(deadline)
+            if reply.get("id") != self._next_id or not isinstance(reply.get("id"), int):
+                raise WorkerGone("protocol", "an answer to no question")
+            return reply
+        except WorkerGone:
+            self.close()
+            raise
+        except wire.WireError as error:
+            self.close()
+            raise WorkerGone("protocol", str(error)) from error
+
+    def _send(self, frame: bytes, deadline: float) -> None:
+        view = memoryview(frame)
+        self._socket.setblocking(False)
+        while view:
+            try:
+                view = view[self._socket.send(view) :]
+            except BlockingIOError:
+                self._wait(deadline, writing=True)
+            except OSError:
+                raise WorkerGone("died", self._ending()) from None
+
+    def _receive(self, deadline: float) -> dict[str, Any]:
+        header = self._read(wire.HEADER.size, deadline)
+        return wire.unpack(self._read(wire.frame_length(header), deadline))
+
+    def _read(self, size: int, deadline: float) -> bytes:
+        self._socket.setblocking(False)
+        parts = bytearray()
+        while len(parts) < size:
+            try:
+                part = self._socket.recv(size - len(parts))
+            except BlockingIOError:
+                self._wait(deadline)
+                continue
+            except OSError:
+                raise WorkerGone("died", self._ending()) from None
+            if not part:
+                raise WorkerGone("died", self._ending())
+            parts += part
+        return bytes(parts)
+
+    def _wait(self, deadline: float, writing: bool = False) -> None:
+        """Sleep until the socket is ready, swallowing what the worker prints. WorkerGone at the deadline."""
+        while (left := deadline - time.monotonic()) > 0:
+            readers: list[Any] = [self._pipe] if writing else [self._socket, self._pipe]
+            ready, writable, _ = select.select(readers, [self._socket] if writing else [], [], left)
+            # A worker that prints without end must not keep this loop from seeing the deadline: one read a turn.
+            if self._pipe in ready and not self._swallow() and not writing:
+                ready_now, _, _ = select.select([self._socket], [], [], max(0.0, deadline - time.monotonic()))
+                if ready_now:
+                    return
+            if writable or self._socket in ready:
+                return
+        raise WorkerGone("deadline")
+
+    def _swallow(self) -> bool:
+        """Take what was printed, keep the first `printed_bytes` of it. False once the pipe is closed."""
+        try:
+            data = os.read(self._pipe, 1 << 16)
+        except BlockingIOError:
+            return True
+        self.printed_total_bytes += len(data)
+        self.printed += data[: max(0, self.limits.printed_bytes - len(self.printed))]
+        return bool(data)
+
+    def _ending(self) -> str:
+        try:
+            code = self._process.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            return "closed its socket"
+        return f"exit status {code}"
+
+    def close(self) -> None:
+        """Kill the whole tree and wait for it. A boxed pid namespace dies with its first process."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.kill()
+        self._process.wait()
+        with contextlib.suppress(OSError):
+            self._swallow()
+        assert self._process.stdout is not None
+        self._process.stdout.close()
+        self._socket.close()
+
+    def __enter__(self) -> Connection:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

@@ -1,0 +1,39 @@
+"""Every cap that the grader puts on a submission, in one place.
+
+Owns: the numbers. Who enforces which: the judge's clock and pipes (`call_s`, `load_cell_s`, `total_s`,
+`printed_bytes`, `restarts`), the kernel through rlimits set in the worker (`memory_bytes`, `cpu_s`, `open_files`,
+`file_bytes`), the worker's system-call filter (`processes`), the mounts (`disk_bytes`), intake (`submission_bytes`,
+`cells`). Frame bytes, depth and items stand in `autograder.worker.wire`, which must run without this package.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Caps for one submission. Times in seconds of the judge's clock, sizes in bytes."""
+
+    submission_bytes: int = 4 << 20
+    cells: int = 1_000
+    load_cell_s: float = 10.0
+    call_s: float = 10.0
+    impatient_call_s: float = 2.0
+    """The deadline of a call once `patience` calls have run into theirs: one endless method must not eat the rest."""
+    patience: int = 2
+    total_s: float = 120.0
+    restarts: int = 60
+    cpu_s: int = 120
+    memory_bytes: int = 2 << 30
+    disk_bytes: int = 64 << 20
+    file_bytes: int = 16 << 20
+    open_files: int = 64
+    processes: int = 0
+    """New processes that student code may start. 0 refuses fork and exec; threads stay allowed, within memory."""
+    printed_bytes: int = 64 << 10
+
+    def for_worker(self) -> dict[str, int]:
+        """The part that the worker applies to itself."""
+        names = ("memory_bytes", "file_bytes", "open_files", "cpu_s", "processes")
+        return {name: getattr(self, name) for name in names}

@@ -1,0 +1,231 @@
+"""The ways to box a worker on this machine, strongest first, and the commands that do it.
+
+Owns: the command line of each tier. `bubblewrap`: namespaces, a read-only system, small tmpfs, no capabilities.
+`unshare`: the same from util-linux alone, by a shell script run inside fresh namespaces. `none`: limits and the
+system-call filter only; never chosen, only asked for in so many words. Knows nothing of what the worker does. Mounted
+are the system's libraries, the interpreter, the worker's own files, labkit and the packages a lab may use, all
+read-only; the course, the tests and the reference are not there at all.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+WORKER_HOME = Path(__file__).resolve().parent.parent / "worker"
+WORKER_FILES = ("shim.py", "harden.py", "wire.py")
+SYSTEM_FOLDERS = ("/usr", "/bin", "/sbin", "/lib", "/lib64", "/lib32")
+SYSTEM_FILES = ("/etc/ld.so.cache",)
+DEVICES = ("null", "zero", "full", "random", "urandom")
+NOBODY = 65534
+ENVIRONMENT = {
+    "PATH": "/usr/bin:/bin",
+    "HOME": "/tmp",
+    "LANG": "C.UTF-8",
+    # One thread a library: a pool of them costs address space, which is what the memory cap counts.
+    "OPENBLAS_NUM_THREADS": "1",
+    "OMP_NUM_THREADS": "1",
+}
+TIERS = ("bubblewrap", "unshare", "none")
+INSTALL_HINT = "apt-get install bubblewrap"
+
+
+class NoSandbox(RuntimeError):  # noqa: N818 - a state of the machine, told to the instructor
+    """No tier that isolates works on this machine."""
+
+
+@dataclass(frozen=True)
+class Mounts:
+    """What the worker sees: (outside, inside) pairs, all read-only, and where its modules are."""
+
+    pairs: tuple[tuple[str, str], ...]
+    shim: str
+    paths: tuple[str, ...]
+
+
+def mounts(packages: Sequence[str], boxed: bool = True) -> Mounts:
+    """The files a worker needs: worker program, labkit, `packages` (distribution names) and the interpreter.
+
+    With `boxed` false the same files where they are outside. Raises: ValueError for a package that is not installed.
+    """
+    labkit = _package_folder("labkit")
+    if not boxed:
+        parents = [str(labkit.parent), *(str(path.parent) for name in packages for path in _distribution(name))]
+        return Mounts((), str(WORKER_HOME / "shim.py"), tuple(dict.fromkeys(parents)))
+    pairs = [(str(WORKER_HOME / name), f"/course/worker/{name}") for name in WORKER_FILES]
+    pairs.append((str(labkit), "/course/packages/labkit"))
+    for name in packages:
+        pairs += [(str(path), f"/course/packages/{path.name}") for path in _distribution(name)]
+    if not Path(sys.base_prefix).is_relative_to("/usr"):
+        pairs.append((sys.base_prefix, sys.base_prefix))
+    return Mounts(tuple(pairs), "/course/worker/shim.py", ("/course/packages",))
+
+
+def _package_folder(name: str) -> Path:
+    spec = importlib.util.find_spec(name)
+    if spec is None or not spec.submodule_search_locations:
+        raise ValueError(f"the package {name!r} is not installed")
+    return Path(next(iter(spec.submodule_search_locations))).resolve()
+
+
+def _distribution(name: str) -> list[Path]:
+    """The top-level files and folders that a distribution put into site-packages."""
+    try:
+        distribution = importlib.metadata.distribution(name)
+    except importlib.metadata.PackageNotFoundError:
+        raise ValueError(f"the package {name!r} is not installed") from None
+    tops = {file.parts[0] for file in distribution.files or () if file.parts[0] != ".."}
+    base = Path(str(distribution.locate_file("")))
+    return sorted(base / top for top in tops if top != "__pycache__")
+
+
+def interpreter() -> str:
+    """The base interpreter, outside any virtual environment: only its standard library is wanted."""
+    return os.path.realpath(getattr(sys, "_base_executable", sys.executable))
+
+
+def command(tier: str, mounted: Mounts, disk_bytes: int, program: Sequence[str]) -> list[str]:
+    """The command that runs `program` in `tier`. Raises: ValueError for an unknown tier."""
+    if tier == "bubblewrap":
+        return _bubblewrap(mounted, disk_bytes, program)
+    if tier == "unshare":
+        return _unshare(mounted, disk_bytes, program)
+    if tier == "none":
+        return list(program)
+    raise ValueError(f"unknown sandbox tier {tier!r}; one of {', '.join(TIERS)}")
+
+
+def _bubblewrap(mounted: Mounts, disk_bytes: int, program: Sequence[str]) -> list[str]:
+    args = ["bwrap", "--unshare-all", "--unshare-user", "--uid", str(NOBODY), "--gid", str(NOBODY)]
+    args += ["--die-with-parent", "--new-session", "--cap-drop", "ALL", "--hostname", "sandbox", "--clearenv"]
+    for name, value in ENVIRONMENT.items():
+        args += ["--setenv", name, value]
+    for folder in SYSTEM_FOLDERS:
+        if os.path.islink(folder):
+            args += ["--symlink", os.readlink(folder), folder]
+        elif os.path.isdir(folder):
+            args += ["--ro-bind", folder, folder]
+    for file in SYSTEM_FILES:
+        args += ["--ro-bind-try", file, file]
+    for outside, inside in mounted.pairs:
+        args += ["--ro-bind", outside, inside]
+    args += ["--proc", "/proc", "--dev", "/dev"]
+    # bubblewrap's own /dev and / are writable tmpfs without a size; closed here, and /dev/shm given one.
+    for folder in ("/dev/shm", "/tmp"):
+        args += ["--size", str(disk_bytes), "--tmpfs", folder]
+    args += ["--remount-ro", "/dev", "--remount-ro", "/", "--chdir", "/tmp", "--"]
+    return args + list(program)
+
+
+# Run by /bin/sh as the first process of fresh namespaces, with the mount pairs and the program as arguments. It makes a
+# new root, moves into it, and drops to nobody in a nested user namespace, where it has no capability at all.
+_UNSHARE_SCRIPT = r"""
+set -eu
+PATH=/usr/bin:/bin:/usr/sbin:/sbin
+root=/tmp
+mount -t tmpfs -o mode=755,size=1m tmpfs "$root"
+bind() {  # outside inside
+  if [ -d "$1" ]; then mkdir -p "$root$2"; else mkdir -p "$root${2%/*}"; : > "$root$2"; fi
+  mount --bind "$1" "$root$2"
+  mount -o remount,bind,ro,nosuid "$root$2"
+}
+while [ "$1" != -- ]; do
+  case "$1" in
+    bind) bind "$2" "$3"; shift 3 ;;
+    link) mkdir -p "$root${3%/*}"; ln -s "$2" "$root$3"; shift 3 ;;
+    device) mkdir -p "$root/dev"; : > "$root/dev/$2"; mount --bind "/dev/$2" "$root/dev/$2"; shift 2 ;;
+    scratch) mkdir -p "$root$2"; mount -t tmpfs -o mode=1777,nosuid,nodev,size="$3" tmpfs "$root$2"; shift 3 ;;
+  esac
+done
+shift
+mkdir -p "$root/proc" "$root/old"
+mount -t proc -o nosuid,nodev,noexec proc "$root/proc"
+cd "$root"
+pivot_root . old
+umount -l /old
+rmdir /old
+mount -o remount,bind,ro /
+cd /tmp
+PATH=/usr/bin:/bin
+exec unshare --user --map-user=65534 --map-group=65534 setpriv --no-new-privs --bounding-set=-all -- "$@"
+"""
+
+
+def _unshare(mounted: Mounts, disk_bytes: int, program: Sequence[str]) -> list[str]:
+    steps: list[str] = []
+    for folder in SYSTEM_FOLDERS:
+        if os.path.islink(folder):
+            steps += ["link", os.readlink(folder), folder]
+        elif os.path.isdir(folder):
+            steps += ["bind", folder, folder]
+    for file in SYSTEM_FILES:
+        if os.path.exists(file):
+            steps += ["bind", file, file]
+    for outside, inside in mounted.pairs:
+        steps += ["bind", outside, inside]
+    for device in DEVICES:
+        steps += ["device", device]
+    for folder in ("/dev/shm", "/tmp"):
+        steps += ["scratch", folder, str(disk_bytes)]
+    args = ["env", "-i", *(f"{name}={value}" for name, value in ENVIRONMENT.items())]
+    args += [
+        "unshare",
+        "--user",
+        "--map-root-user",
+        "--mount",
+        "--pid",
+        "--fork",
+        "--kill-child",
+        "--net",
+        "--ipc",
+        "--uts",
+    ]
+    return [*args, "/bin/sh", "-c", _UNSHARE_SCRIPT, "sh", *steps, "--", *program]
+
+
+@cache
+def works(tier: str) -> bool:
+    """Whether `tier` runs a program here: tried, not guessed."""
+    tool = {"bubblewrap": "bwrap", "unshare": "unshare"}.get(tier)
+    if tool is not None and shutil.which(tool) is None:
+        return False
+    # Without the course's packages, so that a broken installation is not taken for a missing sandbox.
+    system = Mounts(tuple(pair for pair in mounts(()).pairs if pair[0] == sys.base_prefix), "", ())
+    try:
+        done = subprocess.run(
+            command(tier, system, 1 << 20, [interpreter(), "-I", "-S", "-c", "print('inside')"]),
+            capture_output=True,
+            timeout=30,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return done.returncode == 0 and done.stdout.strip() == b"inside"
+
+
+def choose(wanted: str) -> str:
+    """The tier to use for `wanted`: a tier's name, or auto for the strongest that works.
+
+    Raises: NoSandbox if auto finds no isolating tier or the named one does not work here; ValueError for another name.
+    """
+    if wanted == "auto":
+        for tier in ("bubblewrap", "unshare"):
+            if works(tier):
+                return tier
+        raise NoSandbox(
+            f"no sandbox works on this machine, so hidden grading is refused. Install bubblewrap ({INSTALL_HINT}), or "
+            "say --sandbox none to run student code without isolation"
+        )
+    if wanted not in TIERS:
+        raise ValueError(f"unknown sandbox tier {wanted!r}; one of auto, {', '.join(TIERS)}")
+    if wanted != "none" and not works(wanted):
+        raise NoSandbox(f"the sandbox tier {wanted!r} does not work on this machine")
+    return wanted

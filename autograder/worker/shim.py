@@ -1,0 +1,153 @@
+"""The program inside the sandbox: run the student's cells, then answer calls until the socket closes.
+
+Owns: the student's namespace and the objects the judge asked for. Knows no test and no answer: it is a telephone.
+Student code shares this process and may rewrite any of it; the judge therefore believes nothing that comes from here
+beyond "this is what the student's object answered". Started as `python -I -S -B shim.py FD`, with the paths of labkit
+and the allowed packages in the first frame.
+"""
+
+from __future__ import annotations
+
+import importlib
+import socket
+import sys
+import types
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+harden = importlib.import_module("harden")
+wire = importlib.import_module("wire")
+sys.path.pop(0)
+
+MODULE_NAME = "submission"
+PUBLIC_MODULES = ("builtins", "labkit.contracts")
+
+
+class Worker:
+    """Answers one request after another; every answer is a dict ready for the wire."""
+
+    def __init__(self) -> None:
+        self.module = types.ModuleType(MODULE_NAME)
+        # Dataclasses and pickling-like helpers look the module of a class up by name.
+        sys.modules[MODULE_NAME] = self.module
+        self.objects: dict[int, Any] = {}
+        self.next_handle = 0
+
+    def exec(self, request: dict[str, Any]) -> None:
+        """Run one cell in the student's namespace."""
+        code = compile(request["source"], request["name"], "exec")
+        exec(code, self.module.__dict__)
+
+    def describe(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Which of a class's methods exist and take the given number of positional arguments."""
+        import inspect
+
+        target = getattr(self.module, request["name"], None)
+        if not isinstance(target, type):
+            return {"kind": "missing" if target is None else "other"}
+        faults: dict[str, str] = {}
+        for method, counts in request["methods"].items():
+            function = getattr(target, method, None)
+            if not callable(function):
+                faults[method] = "missing"
+                continue
+            try:
+                signature = inspect.signature(function)
+                for count in counts:
+                    signature.bind(*[None] * (count + 1))
+            except (TypeError, ValueError):
+                faults[method] = "signature"
+        return {"kind": "class", "faults": faults}
+
+    def new(self, request: dict[str, Any]) -> int:
+        """Build an object of the student's class; the handle stands for it from now on."""
+        made = getattr(self.module, request["name"])(*self.arguments(request["args"]))
+        self.next_handle += 1
+        self.objects[self.next_handle] = made
+        return self.next_handle
+
+    def call(self, request: dict[str, Any]) -> Any:
+        """Call a method; with `scribble`, ruin the returned list after its value was taken down."""
+        result = getattr(self.objects[request["target"]], request["method"])(*self.arguments(request["args"]))
+        value = wire.encode(result)
+        if request.get("scribble") and isinstance(result, list):
+            result.reverse()
+            result.append(-1)
+        return value
+
+    def get(self, request: dict[str, Any]) -> Any:
+        return wire.encode(getattr(self.objects[request["target"]], request["method"]))
+
+    def batch(self, request: dict[str, Any]) -> None:
+        """Many calls on one object in one request: what the judge's clock measures."""
+        target = self.objects[request["target"]]
+        calls = [(getattr(target, name), self.arguments(args)) for name, args in request["calls"]]
+        for method, args in calls:
+            method(*args)
+
+    @staticmethod
+    def arguments(data: list[Any]) -> list[Any]:
+        values = [wire.decode(item) for item in data]
+        if not any(isinstance(value, wire.NumpyInteger) for value in values):
+            return values
+        import numpy
+
+        return [numpy.int64(value) if isinstance(value, wire.NumpyInteger) else value for value in values]
+
+
+def failure(error: BaseException) -> dict[str, Any]:
+    """An exception as names of its public bases, its own name and a short message; never the object."""
+    bases = [c.__name__ for c in type(error).__mro__ if c.__module__ in PUBLIC_MODULES]
+    try:
+        message = str(error)[:300]
+    except BaseException:
+        message = ""
+    line = 0
+    trace = error.__traceback__
+    while trace is not None:
+        if trace.tb_frame.f_globals.get("__name__") == MODULE_NAME:
+            line = trace.tb_lineno
+        trace = trace.tb_next
+    if isinstance(error, SyntaxError):
+        line = error.lineno or 0
+    return {"bases": bases, "name": type(error).__name__[:80], "message": message, "line": line}
+
+
+def serve(connection: socket.socket) -> None:
+    """Answer requests until the judge closes the socket."""
+    reader = connection.makefile("rb")
+
+    def read_request() -> dict[str, Any] | None:
+        header = reader.read(wire.HEADER.size)
+        if len(header) < wire.HEADER.size:
+            return None
+        request: dict[str, Any] = wire.unpack(reader.read(wire.frame_length(header)))
+        return request
+
+    hello = read_request()
+    if hello is None:
+        return
+    sys.path.extend(hello["paths"])
+    harden.limit_resources(hello["limits"])
+    if hello["filter"]:
+        harden.filter_system_calls(allow_processes=hello["limits"]["processes"] > 0)
+    connection.sendall(wire.pack({"id": 0, "ok": "ready"}))
+    worker = Worker()
+    while (request := read_request()) is not None:
+        for handle in request.get("drop", ()):
+            worker.objects.pop(handle, None)
+        operation: Callable[[dict[str, Any]], Any] = getattr(worker, request["op"])
+        try:
+            reply = {"id": request["id"], "ok": operation(request)}
+            frame = wire.pack(reply)
+        except wire.WireError as error:
+            frame = wire.pack({"id": request["id"], "refused": str(error)[:200]})
+        except BaseException as error:
+            frame = wire.pack({"id": request["id"], "error": failure(error)})
+        connection.sendall(frame)
+
+
+if __name__ == "__main__":
+    serve(socket.socket(fileno=int(sys.argv[1])))

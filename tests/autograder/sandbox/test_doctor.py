@@ -1,0 +1,45 @@
+"""Every deny of every tier fires here, and every control works: the sandbox is tried, not believed."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from autograder.sandbox import tiers
+from autograder.sandbox.doctor import BOXED_ONLY, PROBES, examine
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.mark.parametrize("tier", ["bubblewrap", "unshare"])
+def test_every_deny_is_refused_and_every_control_works(tier: str) -> None:
+    if not tiers.works(tier):
+        pytest.skip(f"the tier {tier} does not work on this machine")
+    findings = list(examine(tier, ROOT, os.getpid()))
+    assert len(findings) == PROBES.count("\ndef ")
+    assert [f"{f.probe}: {f.detail}" for f in findings if not f.ok] == []
+
+
+def test_without_a_sandbox_the_doctor_says_what_is_not_denied() -> None:
+    findings = {finding.probe: finding.ok for finding in examine("none", ROOT, os.getpid())}
+    assert {probe for probe, ok in findings.items() if not ok} == set(BOXED_ONLY)
+
+
+def test_auto_never_chooses_to_run_without_a_sandbox(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tiers, "works", lambda tier: False)
+    with pytest.raises(tiers.NoSandbox, match="hidden grading is refused"):
+        tiers.choose("auto")
+
+
+def test_a_tier_asked_for_by_name_must_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tiers, "works", lambda tier: False)
+    with pytest.raises(tiers.NoSandbox, match="bubblewrap"):
+        tiers.choose("bubblewrap")
+    assert tiers.choose("none") == "none"
+
+
+def test_an_unknown_tier_is_refused_by_name() -> None:
+    with pytest.raises(ValueError, match="'docker'"):
+        tiers.choose("docker")

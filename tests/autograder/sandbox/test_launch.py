@@ -1,0 +1,186 @@
+"""A worker answers within its deadline, or it is gone; what it prints and sends is capped."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from autograder.sandbox import tiers
+from autograder.sandbox.launch import Connection, StartFailed, WorkerGone
+from autograder.sandbox.limits import Limits
+from autograder.worker import wire
+
+SOON_S = 5.0
+
+
+@pytest.fixture(params=["bubblewrap", "unshare"])
+def tier(request: pytest.FixtureRequest) -> str:
+    if not tiers.works(request.param):
+        pytest.skip(f"the tier {request.param} does not work on this machine")
+    return str(request.param)
+
+
+@pytest.fixture
+def connection(tier: str) -> Iterator[Connection]:
+    with Connection(tier, Limits(), ("numpy",)) as opened:
+        yield opened
+
+
+def load(connection: Connection, source: str) -> dict[str, Any]:
+    return connection.request(SOON_S, op="exec", name="cell", source=source)
+
+
+def new(connection: Connection, name: str = "Thing") -> int:
+    handle = connection.request(SOON_S, op="new", name=name, args=[])["ok"]
+    assert isinstance(handle, int)
+    return handle
+
+
+def call(connection: Connection, method: str, deadline_s: float = SOON_S, args: tuple[Any, ...] = ()) -> dict[str, Any]:
+    handle = new(connection)
+    return connection.request(deadline_s, op="call", target=handle, method=method, args=[wire.encode(a) for a in args])
+
+
+def test_a_call_gives_plain_values_back(connection: Connection) -> None:
+    load(connection, "class Thing:\n    def both(self, a, b):\n        return [(a, b), {'sum': a + b}, None, b'x']")
+    reply = call(connection, "both", args=(2, 3))
+    assert wire.decode(reply["ok"]) == [(2, 3), {"sum": 5}, None, b"x"]
+
+
+def test_numpy_integers_arrive_as_numpy_integers(connection: Connection) -> None:
+    load(connection, "class Thing:\n    def kind(self, a):\n        return type(a).__name__")
+    assert call(connection, "kind", args=(wire.NumpyInteger(4),))["ok"] == "int64"
+
+
+def test_a_returned_list_can_be_ruined_after_it_was_taken_down(connection: Connection) -> None:
+    load(connection, "class Thing:\n    kept = [1, 2]\n    def inner(self):\n        return self.kept")
+    handle = new(connection)
+    first = connection.request(SOON_S, op="call", target=handle, method="inner", args=[], scribble=True)
+    second = connection.request(SOON_S, op="call", target=handle, method="inner", args=[])
+    assert (first["ok"], second["ok"]) == ([1, 2], [2, 1, -1])
+
+
+def test_an_endless_call_is_killed_at_its_deadline(connection: Connection) -> None:
+    load(connection, "class Thing:\n    def spin(self):\n        while True:\n            pass")
+    start = time.monotonic()
+    with pytest.raises(WorkerGone) as gone:
+        call(connection, "spin", deadline_s=0.5)
+    assert gone.value.kind == "deadline"
+    assert time.monotonic() - start < 5
+
+
+def test_a_worker_that_exits_is_gone_whatever_its_status(connection: Connection) -> None:
+    load(connection, "import os\nclass Thing:\n    def leave(self):\n        os._exit(0)")
+    with pytest.raises(WorkerGone) as gone:
+        call(connection, "leave")
+    assert gone.value.kind == "died"
+
+
+def test_a_segmentation_fault_ends_only_the_worker(connection: Connection) -> None:
+    load(connection, "import ctypes\nclass Thing:\n    def crash(self):\n        ctypes.string_at(1)")
+    with pytest.raises(WorkerGone) as gone:
+        call(connection, "crash")
+    assert gone.value.kind == "died"
+
+
+def test_printing_without_end_neither_fills_memory_nor_hides_the_deadline(tier: str) -> None:
+    limits = replace(Limits(), printed_bytes=1000)
+    with Connection(tier, limits) as connection:
+        load(connection, "class Thing:\n    def flood(self):\n        while True:\n            print('x' * 4096)")
+        with pytest.raises(WorkerGone) as gone:
+            call(connection, "flood", deadline_s=1.0)
+        assert gone.value.kind == "deadline"
+        assert connection.printed_total_bytes > 4096
+        assert bytes(connection.printed) == b"x" * 1000
+
+
+def test_a_frame_over_the_cap_is_refused_by_the_worker_and_by_the_judge(connection: Connection) -> None:
+    load(connection, "class Thing:\n    def large(self):\n        return 'x' * (9 << 20)")
+    assert "refused" in call(connection, "large")
+    announce = (
+        "import gc, socket, struct\n"
+        "s = next(o for o in gc.get_objects() if isinstance(o, socket.socket))\n"
+        "s.send(struct.pack('!I', 1 << 31))"
+    )
+    with pytest.raises(WorkerGone) as gone:
+        load(connection, announce)
+    assert gone.value.kind == "protocol"
+
+
+def test_an_answer_to_no_question_ends_the_worker(connection: Connection) -> None:
+    forge = (
+        "import gc, json, socket, struct\n"
+        "s = next(o for o in gc.get_objects() if isinstance(o, socket.socket))\n"
+        "b = json.dumps({'id': 77, 'ok': 1}).encode()\n"
+        "s.send(struct.pack('!I', len(b)) + b)\n"
+    )
+    with pytest.raises(WorkerGone) as gone:
+        load(connection, forge)
+    assert gone.value.kind == "protocol"
+
+
+def test_a_process_left_behind_dies_with_its_worker(tier: str) -> None:
+    allowed = replace(Limits(), processes=4)
+    marker = f"p2p-left-behind-{os.getpid()}-{time.monotonic_ns()}"
+    source = (
+        "import os, subprocess, sys\n"
+        f"subprocess.Popen(['/bin/sh', '-c', 'sleep 300 # {marker}'], start_new_session=True)\n"
+    )
+    with Connection(tier, allowed) as connection:
+        assert "error" not in load(connection, source)
+        assert running(marker)
+    deadline = time.monotonic() + 5
+    while running(marker) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not running(marker)
+
+
+def running(marker: str) -> bool:
+    """Whether any process of this machine has `marker` on its command line."""
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            try:
+                if marker.encode() in (entry / "cmdline").read_bytes():
+                    return True
+            except OSError:
+                continue
+    return False
+
+
+def test_a_worker_that_cannot_start_is_the_machines_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tiers, "interpreter", lambda: "/nowhere/python")
+    with pytest.raises(StartFailed):
+        Connection("none", Limits())
+
+
+@pytest.mark.parametrize(
+    ("cap", "value", "source", "error"),
+    [
+        ("memory_bytes", 256 << 20, "x = bytearray(512 << 20)", "MemoryError"),
+        ("open_files", 20, "files = [open('/dev/null') for _ in range(40)]", "OSError"),
+        ("file_bytes", 1 << 20, "f = open('/tmp/f', 'wb', 0)\nfor _ in range(4): f.write(bytes(1 << 20))", "OSError"),
+        ("disk_bytes", 2 << 20, "[open(f'/tmp/{i}', 'wb', 0).write(bytes(1 << 20)) for i in range(9)]", "OSError"),
+        ("processes", 0, "import os\nos.fork()", "PermissionError"),
+    ],
+)
+def test_each_cap_of_the_kernel_stops_what_exceeds_it(
+    tier: str, cap: str, value: int, source: str, error: str
+) -> None:
+    with Connection(tier, replace(Limits(), **{cap: value})) as connection:
+        reply = load(connection, source)
+    assert error in reply["error"]["bases"]
+
+
+def test_the_cpu_cap_ends_a_worker_that_computes_too_long(tier: str) -> None:
+    with (
+        Connection(tier, replace(Limits(), cpu_s=1)) as connection,
+        pytest.raises(WorkerGone) as gone,
+    ):
+        connection.request(20, op="exec", name="cell", source="while True:\n    pass")
+    assert gone.value.kind == "died"
