@@ -1,0 +1,74 @@
+// Steps through the panels that labkit.player has written into the page. It draws nothing: every state is there already,
+// so that what is shown cannot differ from the log. Called once for each player with the id of its root.
+function p2pPlayer(id) {
+  const root = document.getElementById(id);
+  if (!root || root.dataset.ready) return;
+  root.dataset.ready = "yes";
+  const panels = Array.from(root.querySelectorAll(":scope > .p2p-panels > .p2p-panel"));
+  const button = (name) => root.querySelector(`button[data-do="${name}"]`);
+  const live = root.querySelector(".p2p-live");
+  const failures = panels.map((panel, step) => (panel.dataset.failure ? step : -1)).filter((step) => step >= 0);
+  const calm = window.matchMedia("(prefers-reduced-motion: reduce)");
+  let at = panels.length - 1;
+  let timer = null;
+
+  function show(step, announce) {
+    at = Math.max(0, Math.min(panels.length - 1, step));
+    panels.forEach((panel, index) => { panel.hidden = index !== at; });
+    root.dataset.step = String(at);
+    // A button that is disabled while it has the focus would lose it to the page; Play is always there.
+    const focused = document.activeElement;
+    button("first").disabled = button("back").disabled = at === 0;
+    button("next").disabled = button("last").disabled = at === panels.length - 1;
+    button("failure").disabled = !failures.some((step) => step > at);
+    if (focused && focused.disabled && root.contains(focused)) button("play").focus();
+    if (announce) live.textContent = panels[at].querySelector(".p2p-words").textContent.replace(/\s+/g, " ").trim();
+  }
+
+  function stop() {
+    if (timer !== null) window.clearInterval(timer);
+    timer = null;
+    button("play").textContent = "Play";
+  }
+
+  function play() {
+    if (timer !== null) return stop();
+    if (at === panels.length - 1) show(0, true);
+    button("play").textContent = "Pause";
+    // Slower for a reader who asked for less motion: the page still changes, only without haste.
+    timer = window.setInterval(() => {
+      show(at + 1, true);
+      if (at === panels.length - 1) stop();
+    }, calm.matches ? 4000 : 1800);
+  }
+
+  const moves = {
+    first: () => 0,
+    back: () => at - 1,
+    next: () => at + 1,
+    last: () => panels.length - 1,
+    failure: () => failures.find((step) => step > at) ?? at,
+  };
+  function go(name) {
+    stop();
+    show(moves[name](), true);
+  }
+  root.addEventListener("click", (event) => {
+    const pressed = event.target.closest("button[data-do]");
+    if (!pressed) return;
+    if (pressed.dataset.do === "play") play();
+    else go(pressed.dataset.do);
+  });
+  const keys = { ArrowLeft: "back", ArrowRight: "next", Home: "first", End: "last" };
+  root.addEventListener("keydown", (event) => {
+    if (!(event.key in keys) || event.ctrlKey || event.altKey || event.metaKey) return;
+    // Notebooks move between cells with the same keys.
+    event.preventDefault();
+    event.stopPropagation();
+    go(keys[event.key]);
+  });
+  root.querySelector(".p2p-controls").hidden = false;
+  // Open in the page for readers without JavaScript; the panels say the same one by one.
+  root.querySelector(".p2p-steps").parentElement.open = false;
+  show(0, false);
+}
