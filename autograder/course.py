@@ -10,14 +10,17 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import importlib
 import importlib.util
 import json
 import os
 import secrets
 import types
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from labkit import checks
 
@@ -79,8 +82,14 @@ class Lab:
 
     @cached_property
     def suite(self) -> types.ModuleType:
-        """`suite.py` of the hidden tests: VERSION, PROVIDES (class -> methods), PACKAGES the student may use."""
+        """`suite.py` of the hidden tests: VERSION, PROVIDES (class -> methods), PACKAGES the student may use, REFERENCE
+        (class -> module with the reference of that name)."""
         return load_module(self.hidden / "suite.py", f"hidden_{self.id}_suite")
+
+    def reference(self, name: str) -> Callable[..., Any]:
+        """The reference implementation of class `name`."""
+        found: Callable[..., Any] = getattr(importlib.import_module(self.suite.REFERENCE[name]), name)
+        return found
 
 
 def load_module(path: Path, name: str) -> types.ModuleType:

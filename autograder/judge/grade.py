@@ -14,7 +14,7 @@ from pathlib import Path
 from autograder.course import Course, Lab, seed_id
 from autograder.intake import Rejected, take
 from autograder.judge.remote import Plan, Session, TestEnded, remote
-from autograder.judge.subject import Make
+from autograder.judge.subject import Make, local
 from autograder.judge.suite import HiddenTest, SuiteBroken, hidden_tests, run_test
 from autograder.judge.verdicts import GroupResult, SubmissionResult, TestResult, Verdict
 from autograder.sandbox.launch import StartFailed, WorkerGone
@@ -93,9 +93,10 @@ def _judge(lab: Lab, tests: list[HiddenTest], session: Session, seed: int) -> tu
         return _all(lab, tests, ended.verdict, ended.message)
     session.flags += faults.values()
     make = remote(session, name, methods, faults)
+    reference = local(lab.reference(name))
     by_group: dict[str, list[TestResult]] = {group.id: [] for group in lab.groups}
     for test in tests:
-        by_group[test.group].append(run_test(test, make, seed))
+        by_group[test.group].append(run_test(test, make, seed, reference))
     groups = []
     for group in lab.groups:
         results = tuple(by_group[group.id])

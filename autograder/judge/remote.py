@@ -206,12 +206,14 @@ class RemoteSubject:
         self._session = session
         self._methods = frozenset(methods)
         self._faults = faults
+        self._handle = 0
+        self._generation = 0
         session.worker()
         self._generation = session.generation
         self._handle = self._ask(op="new", name=name, args=[wire.encode(arg) for arg in args])
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
+        if name.startswith("_"):
             raise AttributeError(name)
         if name not in self._methods:
             return self._ask(op="get", target=self._handle, method=name)
@@ -245,7 +247,7 @@ class RemoteSubject:
 
     def __del__(self) -> None:
         # Only noted here: the collector may run in the middle of another request.
-        if self._session.generation == self._generation and hasattr(self, "_handle"):
+        if self._handle and self._session.generation == self._generation:
             self._session.garbage.append(self._handle)
 
 

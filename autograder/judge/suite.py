@@ -19,7 +19,7 @@ from autograder.judge.verdicts import TestResult, Verdict
 
 
 class SuiteBroken(Exception):  # noqa: N818 - ours, never the student's
-    """A hidden test failed by a fault of its own."""
+    """A hidden test fails by a fault of its own: on the reference too."""
 
 
 @dataclass(frozen=True)
@@ -54,13 +54,13 @@ def hidden_tests(lab: Lab) -> list[HiddenTest]:
     return found
 
 
-def run_test(test: HiddenTest, make: Make, seed: int) -> TestResult:
-    """One test to its verdict. Raises: SuiteBroken for an error that is not the student's."""
-    arguments: dict[str, Any] = {"make": make}
-    if test.wants_seed:
-        arguments["seed"] = seed
+def run_test(test: HiddenTest, make: Make, seed: int, reference: Make) -> TestResult:
+    """One test to its verdict. `reference` tells an answer that no test can use from a test that is broken.
+
+    Raises: SuiteBroken if the test fails on the reference.
+    """
     try:
-        test.run(**arguments)
+        test.run(**_arguments(test, make, seed))
     except TestEnded as ended:
         return TestResult(test.name, ended.verdict, f"{test.sentence} Ended early: {ended.message}.")
     except AssertionError as failed:
@@ -69,19 +69,31 @@ def run_test(test: HiddenTest, make: Make, seed: int) -> TestResult:
         words = failed.args[0] if failed.args and isinstance(failed.args[0], str) else "the property does not hold"
         return TestResult(test.name, Verdict.WRONG, f"{test.sentence} Not so: {words}.")
     except Exception as error:
-        return _from_exception(test, error)
+        return _from_exception(test, error, seed, reference)
     return TestResult(test.name, Verdict.PASS, test.sentence)
 
 
-def _from_exception(test: HiddenTest, error: Exception) -> TestResult:
-    """Hypothesis may wrap the student's exception into a group or report that a rerun went differently."""
+def _arguments(test: HiddenTest, make: Make, seed: int) -> dict[str, Any]:
+    return {"make": make, "seed": seed} if test.wants_seed else {"make": make}
+
+
+def _from_exception(test: HiddenTest, error: Exception, seed: int, reference: Make) -> TestResult:
+    """Hypothesis may wrap the student's exception into a group or report that a rerun went differently.
+
+    Any other exception arose in the test itself. A student can cause that with an answer of an unforeseen form, so it
+    is ours only if the same test fails on the reference as well.
+    """
     if isinstance(error, StudentRaised):
         return _raised(test, error)
     if isinstance(error, ExceptionGroup):
-        return _from_exception(test, error.exceptions[0])
+        return _from_exception(test, error.exceptions[0], seed, reference)
     if type(error).__module__.startswith("hypothesis") and type(error).__name__.startswith("Flaky"):
         return TestResult(test.name, Verdict.WRONG, f"{test.sentence} Not so, and differently when run again.")
-    raise SuiteBroken(f"{test.name}: {type(error).__name__}: {error}") from error
+    try:
+        test.run(**_arguments(test, reference, seed))
+    except Exception as broken:
+        raise SuiteBroken(f"{test.name} fails on the reference: {type(broken).__name__}: {broken}") from broken
+    return TestResult(test.name, Verdict.WRONG, f"{test.sentence} Not so: an answer has a form that cannot be used.")
 
 
 def _raised(test: HiddenTest, error: Exception) -> TestResult:

@@ -22,9 +22,9 @@ class Limits:
     impatient_call_s: float = 2.0
     """The deadline of a call once `patience` calls have run into theirs: one endless method must not eat the rest."""
     patience: int = 2
-    total_s: float = 120.0
+    total_s: float = 90.0
     restarts: int = 60
-    cpu_s: int = 120
+    cpu_s: int = 60
     memory_bytes: int = 2 << 30
     disk_bytes: int = 64 << 20
     file_bytes: int = 16 << 20

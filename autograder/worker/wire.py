@@ -14,7 +14,7 @@ from typing import Any
 
 FRAME_BYTES_MAX = 8 << 20
 DEPTH_MAX = 16
-ITEMS_MAX = 2_000_000
+ITEMS_MAX = 2 << 20
 INT_BITS_MAX = 64
 HEADER = struct.Struct("!I")
 
@@ -38,6 +38,8 @@ def encode(value: Any, depth: int = 0) -> Any:
     """`value` as JSON data. Tuples, bytes and dicts are tagged; anything else that is not plain becomes opaque."""
     if depth > DEPTH_MAX:
         raise WireError(f"a value nested deeper than {DEPTH_MAX}")
+    if isinstance(value, (list, tuple, dict, str, bytes, bytearray)) and len(value) > ITEMS_MAX:
+        raise WireError(f"a value with more than {ITEMS_MAX} items")
     if value is None or isinstance(value, (bool, float)):
         return value if value is None or type(value) in (bool, float) else float(value)
     if isinstance(value, NumpyInteger):

@@ -169,9 +169,7 @@ def test_a_worker_that_cannot_start_is_the_machines_fault(monkeypatch: pytest.Mo
         ("processes", 0, "import os\nos.fork()", "PermissionError"),
     ],
 )
-def test_each_cap_of_the_kernel_stops_what_exceeds_it(
-    tier: str, cap: str, value: int, source: str, error: str
-) -> None:
+def test_each_cap_of_the_kernel_stops_what_exceeds_it(tier: str, cap: str, value: int, source: str, error: str) -> None:
     with Connection(tier, replace(Limits(), **{cap: value})) as connection:
         reply = load(connection, source)
     assert error in reply["error"]["bases"]

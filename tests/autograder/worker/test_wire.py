@@ -37,7 +37,11 @@ def test_a_plain_value_crosses_unchanged_with_its_types(value: Any) -> None:
     assert type(back) is type(value)
 
 
-@given(st.recursive(st.none() | st.integers() | st.text(max_size=5), lambda s: st.lists(s) | st.dictionaries(st.text(max_size=6), s)))
+@given(
+    st.recursive(
+        st.none() | st.integers() | st.text(max_size=5), lambda s: st.lists(s) | st.dictionaries(st.text(max_size=6), s)
+    )
+)
 def test_whatever_json_the_worker_sends_is_decoded_or_refused(data: Any) -> None:
     try:
         wire.decode(json.loads(json.dumps(data)))

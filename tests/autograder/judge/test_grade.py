@@ -1,0 +1,179 @@
+"""One submission, from file to verdicts: what each way to fail ends in, and that the rest goes on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from autograder.course import Course
+from autograder.judge.grade import Job, grade
+from autograder.judge.verdicts import SubmissionResult, Verdict
+from autograder.sandbox import tiers
+from autograder.sandbox.limits import Limits
+
+LAB = "lab3_block_allocator"
+FAST = replace(Limits(), call_s=1.0, impatient_call_s=0.5, load_cell_s=1.0, total_s=30.0)
+Grader = Callable[..., SubmissionResult]
+
+
+@pytest.fixture
+def graded(small_course: Course, tmp_path: Path, honest: str) -> Grader:
+    """Grade the honest allocator with `change` written behind it."""
+    tier = next((t for t in ("bubblewrap", "unshare") if tiers.works(t)), None)
+    if tier is None:
+        pytest.skip("no sandbox tier works on this machine")
+
+    def run(change: str, limits: Limits = FAST, name: str = "mine.py") -> SubmissionResult:
+        path = tmp_path / name
+        path.write_text(f"{honest}\nclass BlockAllocator(Honest):\n    pass\n\n{change}")
+        return grade(small_course, Job(LAB, str(path), name, "00", "9-test", 7, tier), limits)
+
+    return run
+
+
+def verdicts(result: SubmissionResult) -> dict[str, Verdict]:
+    return {test.name: test.verdict for group in result.groups for test in group.tests}
+
+
+def overriding(method: str, body: str) -> str:
+    return f"class BlockAllocator(Honest):\n    def {method}(self, *args):\n        {body}\n"
+
+
+def test_an_honest_submission_gets_every_point(graded: Grader) -> None:
+    result = graded("")
+    assert (result.status, result.score, result.max_score) == ("graded", 15.0, 15.0)
+    assert result.flags == ()
+
+
+@pytest.mark.parametrize(
+    ("body", "verdict"),
+    [
+        ("return []", Verdict.WRONG),
+        ("raise RuntimeError('x')", Verdict.RAISED),
+        ("raise SystemExit(0)", Verdict.RAISED),
+        ("raise AssertionError('x')", Verdict.RAISED),
+        ("raise KeyboardInterrupt", Verdict.RAISED),
+        ("import os; os._exit(0)", Verdict.CRASHED),
+        ("import ctypes; ctypes.string_at(1)", Verdict.CRASHED),
+        ("while True: pass", Verdict.TIMEOUT),
+        ("bytearray(1 << 40)", Verdict.OUT_OF_MEMORY),
+        ("return [0] * 5_000_000", Verdict.PROTOCOL_VIOLATION),
+        ("return 10 ** 100", Verdict.PROTOCOL_VIOLATION),
+    ],
+)
+def test_each_way_to_fail_has_its_verdict_and_the_rest_goes_on(graded: Grader, body: str, verdict: Verdict) -> None:
+    found = verdicts(graded(overriding("append", body)))
+    assert found == {
+        "test_appends": verdict,
+        "test_holds_what_it_was_given": Verdict.PASS,
+        "test_does_many_things": Verdict.PASS,
+    }
+
+
+def test_a_missing_method_loses_only_what_needs_it(graded: Grader) -> None:
+    result = graded("del Honest.append")
+    assert verdicts(result)["test_appends"] is Verdict.MISSING
+    assert verdicts(result)["test_holds_what_it_was_given"] is Verdict.PASS
+    assert "BlockAllocator.append is missing" in result.flags
+
+
+def test_a_wrong_signature_is_named_with_the_right_one(graded: Grader) -> None:
+    result = graded("class BlockAllocator(Honest):\n    def append(self, seq):\n        return []\n")
+    assert verdicts(result)["test_appends"] is Verdict.MISSING
+    assert any(
+        "append does not take the contract's arguments" in flag and "num_tokens" in flag for flag in result.flags
+    )
+
+
+def test_a_missing_class_is_said_once_and_scores_nothing(graded: Grader) -> None:
+    result = graded("del BlockAllocator")
+    assert set(verdicts(result).values()) == {Verdict.MISSING}
+    assert result.score == 0.0
+
+
+def test_a_syntax_error_is_told_with_its_line(graded: Grader) -> None:
+    result = graded("def broken(:\n    pass\n")
+    assert any("mine.py stopped at line" in flag and "SyntaxError" in flag for flag in result.flags)
+    assert set(verdicts(result).values()) == {Verdict.MISSING}
+
+
+def test_an_error_in_a_cell_is_a_remark_and_what_stands_before_it_counts(graded: Grader) -> None:
+    result = graded("1 / 0")
+    assert result.score == 15.0
+    assert any("ZeroDivisionError" in flag for flag in result.flags)
+
+
+def test_a_file_that_never_ends_is_left_out_and_said(graded: Grader) -> None:
+    result = graded("while True: pass")
+    assert any("ran longer than 1 s and was left out" in flag for flag in result.flags)
+    assert set(verdicts(result).values()) == {Verdict.MISSING}
+
+
+def test_a_submission_that_sleeps_in_every_call_ends_with_its_budget(graded: Grader) -> None:
+    slow = "import time\n" + overriding("__init__", "time.sleep(0.9); Honest.__init__(self, *args)")
+    start = time.monotonic()
+    result = graded(slow, replace(FAST, total_s=1.5))
+    assert time.monotonic() - start < 10
+    assert Verdict.NOT_RUN in verdicts(result).values()
+
+
+def test_after_some_timeouts_the_deadline_shrinks_so_that_the_rest_is_reached(graded: Grader) -> None:
+    limits = replace(FAST, call_s=3.0, impatient_call_s=0.2, patience=0)
+    start = time.monotonic()
+    result = graded(overriding("append", "while True: pass"), limits)
+    assert time.monotonic() - start < 8
+    assert verdicts(result)["test_does_many_things"] is Verdict.PASS
+
+
+def test_no_text_of_an_exception_from_a_hidden_test_reaches_the_result(graded: Grader) -> None:
+    smuggle = "raise type('SECRET' + repr(args), (Exception,), {'__module__': 'builtins'})('SECRET' + repr(args))"
+    result = graded(overriding("append", smuggle))
+    assert verdicts(result)["test_appends"] is Verdict.RAISED
+    assert "SECRET" not in str([group.tests for group in result.groups])
+
+
+def test_a_public_counterexample_comes_from_a_worker_that_met_no_hidden_test(graded: Grader) -> None:
+    remember = (
+        "met = []\n"
+        "class BlockAllocator(Honest):\n"
+        "    def __init__(self, num_blocks, block_size):\n"
+        "        met.append(num_blocks)\n"
+        "        super().__init__(num_blocks, block_size)\n"
+        "    def num_tokens(self, seq):\n"
+        "        return 1000 in met and 9999 or 0\n"
+    )
+    result = graded(remember)
+    tables = next(group for group in result.groups if group.id == "tables")
+    assert tables.counterexample
+    assert "9999" not in tables.counterexample
+
+
+def test_a_broken_hidden_test_is_our_fault_and_never_scored(small_course: Course, graded: Grader) -> None:
+    hidden = small_course.lab(LAB).hidden / "test_cost.py"
+    hidden.write_text('GROUP = "cost"\n\n\ndef test_broken(make):\n    """It breaks."""\n    1 / 0\n')
+    result = graded("")
+    assert (result.status, result.groups) == ("infra", ())
+    assert "test_broken fails on the reference" in result.flags[0]
+
+
+def test_an_answer_of_an_unforeseen_form_is_wrong_and_never_our_fault(small_course: Course, graded: Grader) -> None:
+    hidden = small_course.lab(LAB).hidden / "test_cost.py"
+    hidden.write_text(
+        'GROUP = "cost"\n\n\ndef test_adds(make):\n    """Counts can be added."""\n'
+        "    assert make(2, 2).num_free_blocks + 1 == 3, 'no'\n"
+    )
+    result = graded("class BlockAllocator(Honest):\n    num_free_blocks = None\n")
+    assert result.status == "graded"
+    assert verdicts(result)["test_adds"] is Verdict.WRONG
+
+
+def test_a_rejected_file_is_told_why_and_scores_nothing(small_course: Course, tmp_path: Path) -> None:
+    path = tmp_path / "notes.txt"
+    path.write_text("hello")
+    result = grade(small_course, Job(LAB, str(path), "notes.txt", "00", "9-test", 7, "bubblewrap"))
+    assert (result.status, result.score, result.max_score) == ("rejected", 0.0, 15.0)
+    assert "neither a notebook" in result.flags[0]

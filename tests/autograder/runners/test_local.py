@@ -1,0 +1,161 @@
+"""Jobs are named by content, done once, and survive kill -9; our own faults are retried and never scored."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from autograder.course import Course
+from autograder.judge.verdicts import SubmissionResult
+from autograder.runners import local
+from autograder.runners.journal import Journal
+from autograder.runners.local import grade_files
+from autograder.sandbox import tiers
+
+LAB = "lab3_block_allocator"
+pytestmark = pytest.mark.skipif(
+    not any(tiers.works(tier) for tier in ("bubblewrap", "unshare")), reason="no sandbox tier works on this machine"
+)
+
+
+@pytest.fixture
+def submissions(tmp_path: Path, honest: str) -> list[Path]:
+    """One right, one wrong, one that is no submission."""
+    contents = {
+        "right.py": f"{honest}\nclass BlockAllocator(Honest):\n    pass\n",
+        "wrong.py": f"{honest}\nclass BlockAllocator(Honest):\n    def append(self, seq, n=1):\n        return []\n",
+        "empty.py": "",
+    }
+    for name, content in contents.items():
+        (tmp_path / name).write_text(content)
+    return [tmp_path / name for name in contents]
+
+
+def points(results: list[SubmissionResult]) -> list[tuple[str, str, float]]:
+    return [(Path(result.submission).name, result.status, result.score) for result in results]
+
+
+def test_results_come_in_the_order_asked_and_are_told_as_they_come(
+    small_course: Course, submissions: list[Path]
+) -> None:
+    seen: list[str] = []
+    results = grade_files(small_course, LAB, submissions, progress=lambda result: seen.append(result.submission))
+    assert points(results) == [
+        ("right.py", "graded", 15.0),
+        ("wrong.py", "graded", 10.0),
+        ("empty.py", "rejected", 0.0),
+    ]
+    assert sorted(seen) == sorted(str(path) for path in submissions)
+
+
+def test_what_is_graded_is_not_graded_again(
+    small_course: Course, submissions: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = grade_files(small_course, LAB, submissions[:2])
+    monkeypatch.setattr(local, "_run", lambda *args: pytest.fail("graded twice"))
+    assert grade_files(small_course, LAB, submissions[:2]) == first
+
+
+def test_equal_files_are_graded_once_under_both_names(small_course: Course, submissions: list[Path]) -> None:
+    twin = submissions[0].with_name("twin.py")
+    twin.write_bytes(submissions[0].read_bytes())
+    results = grade_files(small_course, LAB, [submissions[0], twin], slots=2)
+    assert [Path(result.submission).name for result in results] == ["right.py", "twin.py"]
+    assert len(Journal(small_course.state / "journal.sqlite")) == 1
+
+
+def test_a_changed_suite_grades_again(small_course: Course, submissions: list[Path]) -> None:
+    (before,) = grade_files(small_course, LAB, submissions[:1])
+    with (small_course.lab(LAB).hidden / "test_cost.py").open("a") as file:
+        file.write(
+            '\n\ndef test_more(make):\n    """It holds more."""\n    assert make(1, 1).num_free_blocks == 2, "no"\n'
+        )
+    (after,) = grade_files(small_course, LAB, submissions[:1])
+    assert before.suite != after.suite
+    assert (before.score, after.score) == (15.0, 12.5)
+
+
+def test_a_judge_that_breaks_is_tried_again_and_never_scored(
+    small_course: Course, submissions: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries: list[int] = []
+
+    def broken(course: Course, job: local.Job) -> SubmissionResult:
+        tries.append(1)
+        return local._infra(job, "the machine is on fire")
+
+    monkeypatch.setattr(local, "_run", broken)
+    (result,) = grade_files(small_course, LAB, submissions[:1])
+    assert (result.status, result.groups, len(tries)) == ("infra", (), local.INFRA_TRIES)
+    assert len(Journal(small_course.state / "journal.sqlite")) == 0
+
+
+def test_a_judge_that_says_nothing_is_our_fault(
+    small_course: Course, submissions: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    (result,) = grade_files(small_course, LAB, submissions[:1])
+    assert result.status == "infra"
+
+
+def test_seeds_differ_between_submissions_and_suites_and_repeat_for_staff(small_course: Course) -> None:
+    seeds = {small_course.seed(sha, suite) for sha in ("a", "b") for suite in ("1", "2")}
+    assert len(seeds) == 4
+    assert small_course.seed("a", "1") == Course.open(small_course.root).seed("a", "1")
+    assert (small_course.state / "key").stat().st_mode & 0o077 == 0
+
+
+def test_without_a_sandbox_nothing_is_graded(
+    small_course: Course, submissions: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tiers, "works", lambda tier: False)
+    with pytest.raises(tiers.NoSandbox):
+        grade_files(small_course, LAB, submissions)
+
+
+def test_kill_9_in_the_middle_loses_nothing_and_leaves_nobody_behind(
+    small_course: Course, submissions: list[Path], honest: str, tmp_path: Path
+) -> None:
+    slow = tmp_path / "slow.py"
+    slow.write_text(
+        f"{honest}\nimport time\n\nclass BlockAllocator(Honest):\n"
+        "    def __init__(self, *args):\n        time.sleep(1)\n        super().__init__(*args)\n"
+    )
+    script = (
+        "import sys; from pathlib import Path; from autograder.course import Course;"
+        "from autograder.runners.local import grade_files;"
+        "grade_files(Course.open(Path(sys.argv[1])), sys.argv[2], [Path(p) for p in sys.argv[3:]], slots=1)"
+    )
+    paths = [submissions[0], slow, submissions[1]]
+    command = [sys.executable, "-c", script, str(small_course.root), LAB, *map(str, paths)]
+    process = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)})
+    journal = Journal(small_course.state / "journal.sqlite")
+    deadline = time.monotonic() + 60
+    while len(journal) < 1 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert len(journal) == 1
+    results = grade_files(small_course, LAB, paths)
+    assert points(results) == [("right.py", "graded", 15.0), ("slow.py", "graded", 15.0), ("wrong.py", "graded", 10.0)]
+    assert len(journal) == 3
+    assert not judges_of(process.pid)
+
+
+def judges_of(pid: int) -> list[str]:
+    """Command lines of judges whose request named `pid`: there must be none once that runner is dead."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            status = (entry / "status").read_text() if entry.name.isdigit() else ""
+            if f"PPid:\t{pid}\n" in status:
+                found.append((entry / "cmdline").read_text())
+        except OSError:
+            continue
+    return found
