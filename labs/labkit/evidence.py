@@ -1,0 +1,143 @@
+"""What the engine showed: numbers, tables and event logs that chapters read and never compute.
+
+Owns: building, caching and bundling the evidence of a chapter. Knows nothing of what it says, and never imports
+`reference_impl`: where that package is installed the builder runs in a process of its own, so that a page, whose
+visible code needs `labkit` alone, stays free of the engine. Elsewhere the evidence comes from the bundle.
+Plain JSON in, plain JSON out. The cache key covers the builder, the engine, the workloads and the traces at hand.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from labkit.places import course_root, traces_folder
+
+_TIMEOUT_S = 300
+
+_RUN = """
+import json, runpy, sys
+evidence = runpy.run_path(sys.argv[1])["build"]()
+with open(sys.argv[2], "w", encoding="utf-8") as out:
+    json.dump(evidence, out, indent=1, allow_nan=False)
+"""
+
+
+class EvidenceError(Exception):
+    """There is no evidence to give; the message says what was looked for and where."""
+
+
+def evidence(chapter: str) -> dict[str, Any]:
+    """The evidence of `chapter`: built (and cached) where the engine is installed, else read from the bundle.
+
+    Raises: ValueError if `chapter` is no plain name, EvidenceError if the builder fails or no bundle has the chapter.
+    Cost: a file read once cached; the builder's run otherwise.
+    """
+    if not chapter.isidentifier():
+        raise ValueError(f"a chapter's evidence has a plain name such as 'rectangles', got {chapter!r}")
+    builder = _builder(chapter)
+    if builder is not None:
+        return _built(builder)
+    return _bundled(chapter)
+
+
+def write_bundle(folder: Path) -> list[Path]:
+    """Write the evidence of every chapter into `folder` as `<chapter>.json`, for places without the engine.
+
+    Raises: EvidenceError where there is nothing to build from. Returns the files written.
+    """
+    root = course_root()
+    if root is None or not _engine_is_installed():
+        raise EvidenceError("a bundle is written from the course's folder with reference_impl installed")
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    for builder in sorted((root / "chapters" / "evidence").glob("*.py")):
+        target = folder / f"{builder.stem}.json"
+        target.write_text(json.dumps(_built(builder), indent=1), encoding="utf-8")
+        written.append(target)
+    return written
+
+
+def _engine_is_installed() -> bool:
+    return importlib.util.find_spec("reference_impl") is not None
+
+
+def _builder(chapter: str) -> Path | None:
+    root = course_root()
+    if root is None or not _engine_is_installed():
+        return None
+    path = root / "chapters" / "evidence" / f"{chapter}.py"
+    return path if path.is_file() else None
+
+
+def _built(builder: Path) -> dict[str, Any]:
+    cached = builder.parents[2] / ".course" / "evidence" / f"{builder.stem}-{_key(builder)}.json"
+    if not cached.is_file():
+        cached.parent.mkdir(parents=True, exist_ok=True)
+        _run_builder(builder, cached)
+    return _read(cached)
+
+
+def _run_builder(builder: Path, target: Path) -> None:
+    with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
+        made = Path(scratch) / "evidence.json"
+        # The child sees the packages that this process sees, however they were put on its path.
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+        try:
+            done = subprocess.run(
+                [sys.executable, "-c", _RUN, str(builder), str(made)],
+                capture_output=True,
+                text=True,
+                env=environment,
+                timeout=_TIMEOUT_S,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            raise EvidenceError(f"{builder.name}: build() took more than {_TIMEOUT_S} s") from None
+        if done.returncode != 0:
+            raise EvidenceError(f"{builder.name}: build() failed\n{done.stderr.strip()}")
+        # Whole or not at all: another page may ask for the same evidence at this moment.
+        os.replace(made, target)
+
+
+def _key(builder: Path) -> str:
+    """A hash of all that the evidence depends on: builder, engine, this package, and which traces are at hand."""
+    digest = hashlib.sha256()
+    engine = importlib.util.find_spec("reference_impl")
+    folders = [Path(place) for place in (engine.submodule_search_locations or [])] if engine else []
+    for source in [builder, *(f for folder in [*folders, Path(__file__).parent] for f in sorted(folder.rglob("*.py")))]:
+        digest.update(source.name.encode() + b"\0" + source.read_bytes() + b"\0")
+    traces = traces_folder()
+    if traces is not None:
+        for trace in sorted(traces.rglob("*.*")):
+            digest.update(f"{trace.relative_to(traces)} {trace.stat().st_size}\n".encode())
+    return digest.hexdigest()[:20]
+
+
+def _bundled(chapter: str) -> dict[str, Any]:
+    places = [Path.cwd() / "evidence", Path.cwd().parent / "evidence", Path(__file__).resolve().parent / "evidence"]
+    for place in places:
+        if (place / f"{chapter}.json").is_file():
+            return _read(place / f"{chapter}.json")
+    looked = ", ".join(str(place) for place in places)
+    raise EvidenceError(
+        f"no evidence for chapter {chapter!r}: the engine (reference_impl) is not installed or has no builder for it, "
+        f"and none of these folders has {chapter}.json: {looked}"
+    )
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise EvidenceError(f"{path}: not JSON ({error}); delete it to have it built again") from None
+    if not isinstance(found, dict):
+        raise EvidenceError(f"{path}: evidence is one JSON object, this is a {type(found).__name__}")
+    return found

@@ -1,0 +1,194 @@
+"""Requests that people really sent: when they came, how long the prompt was, how long the answer.
+
+Owns: the loaders of the public traces and the seeded sampler that stands in where no trace is at hand. Knows nothing of
+what is done with a request. `workload(name)` gives the trace or the sample, and says which in `is_real`.
+The sampler draws prompt and output lengths independently by inverse quantiles and arrivals evenly at random: it keeps
+the marginal lengths and the mean rate, and loses bursts, order and any link between prompt and output.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from labkit.calibration import CALIBRATIONS, PERCENT, Calibration
+from labkit.places import TRACES_VARIABLE, traces_folder
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+Row = tuple[float, int, int]
+"""Arrival in seconds (of any clock), prompt tokens, output tokens."""
+
+
+@dataclass(frozen=True, eq=False)
+class Workload:
+    """Requests in order of arrival; three arrays of one length. Arrivals are seconds after the first request."""
+
+    name: str
+    title: str
+    source: str
+    licence: str
+    is_real: bool
+    arrival_s: NDArray[np.float64]
+    prompt_tokens: NDArray[np.int64]
+    output_tokens: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.prompt_tokens)
+
+    @property
+    def description(self) -> str:
+        """One sentence that a page can print under a figure: what this is and where it comes from."""
+        if self.is_real:
+            return f"{self.title}: the recorded trace, {len(self):,} requests. Source: {self.source}; {self.licence}."
+        return (
+            f"{self.title}: a seeded sample of {len(self):,} requests with the published quantiles, "
+            f"because the recorded trace is not on this machine. Quantiles from: {self.source}."
+        )
+
+
+def workload(name: str, seed: int = 0) -> Workload:
+    """The named trace if a traces folder has it, else its calibrated sample; `seed` matters only to the sample.
+
+    Raises: ValueError on an unknown name, on a broken file (with file and line), and if `$P2P_TRACES` is set but lacks
+    the file. Cost: O(requests), under a second.
+    """
+    if name not in _FILES:
+        raise ValueError(f"no workload {name!r}; there are {', '.join(_FILES)}")
+    folder = traces_folder()
+    path, load = _FILES[name]
+    if folder is not None and (folder / path).is_file():
+        return load(folder / path)
+    if folder is not None and folder_was_asked_for():
+        raise ValueError(f"{folder / path}: no such file, though {TRACES_VARIABLE} names this folder")
+    return sample(name, seed)
+
+
+def folder_was_asked_for() -> bool:
+    """Whether the traces folder was named by the user and not merely found."""
+    return bool(os.environ.get(TRACES_VARIABLE))
+
+
+def sample(name: str, seed: int = 0, requests: int | None = None) -> Workload:
+    """A seeded stand-in for the named trace, `requests` long (as long as the trace if None).
+
+    One draw from each of `requests` equal slices of probability, shuffled: quantiles match closely at any seed.
+    Raises: ValueError on an unknown name or fewer than one request.
+    """
+    import numpy as np
+
+    if name not in CALIBRATIONS:
+        raise ValueError(f"no workload {name!r}; there are {', '.join(CALIBRATIONS)}")
+    known = CALIBRATIONS[name]
+    count = known.requests if requests is None else requests
+    if count < 1:
+        raise ValueError(f"requests must be at least 1, got {count}")
+    rng = np.random.default_rng(seed)
+
+    def draw(quantiles: tuple[int, ...]) -> NDArray[np.int64]:
+        levels = (rng.permutation(count) + rng.random(count)) / count * 100
+        return np.rint(np.interp(levels, PERCENT, quantiles)).astype(np.int64)
+
+    arrivals = np.sort(rng.random(count)) * known.duration_s * (count / known.requests)
+    return _made(name, known, False, arrivals - arrivals[0], draw(known.prompt_quantiles), draw(known.output_quantiles))
+
+
+def load_azure(path: Path, name: str) -> Workload:
+    """An Azure LLM inference trace of 2023: CSV with TIMESTAMP, ContextTokens, GeneratedTokens."""
+
+    def row(line: dict[str, str]) -> Row:
+        # Seven digits of a second in the file, six in datetime.
+        moment = datetime.fromisoformat(line["TIMESTAMP"][:26])
+        return moment.timestamp(), int(line["ContextTokens"]), int(line["GeneratedTokens"])
+
+    return _from_rows(name, path, _csv_rows(path, ("TIMESTAMP", "ContextTokens", "GeneratedTokens"), row))
+
+
+def load_sharegpt(path: Path, name: str = "sharegpt_8k") -> Workload:
+    """ShareGPT lengths: CSV with num_prefill_tokens and num_decode_tokens; no clock, so all arrive at 0 s."""
+
+    def row(line: dict[str, str]) -> Row:
+        return 0.0, int(line["num_prefill_tokens"]), int(line["num_decode_tokens"])
+
+    return _from_rows(name, path, _csv_rows(path, ("num_prefill_tokens", "num_decode_tokens"), row))
+
+
+def load_mooncake(path: Path, name: str = "mooncake_conversation") -> Workload:
+    """A Mooncake trace: one JSON object a line with timestamp (ms), input_length, output_length."""
+
+    def rows() -> Iterator[tuple[int, Row]]:
+        with path.open(encoding="utf-8") as lines:
+            for number, line in enumerate(lines, start=1):
+                try:
+                    entry = json.loads(line)
+                    yield number, (entry["timestamp"] / 1000, int(entry["input_length"]), int(entry["output_length"]))
+                except (ValueError, KeyError, TypeError) as error:
+                    raise ValueError(f"{path}, line {number}: not a request of a Mooncake trace ({error!r})") from None
+
+    return _from_rows(name, path, rows())
+
+
+def _csv_rows(path: Path, columns: tuple[str, ...], row: Callable[[dict[str, str]], Row]) -> Iterator[tuple[int, Row]]:
+    with path.open(encoding="utf-8", newline="") as lines:
+        table = csv.DictReader(lines)
+        missing = [column for column in columns if column not in (table.fieldnames or [])]
+        if missing:
+            raise ValueError(f"{path}, line 1: no column {missing[0]!r}; the columns are {table.fieldnames}")
+        for line in table:
+            try:
+                yield table.line_num, row(line)
+            except (ValueError, TypeError) as error:
+                raise ValueError(f"{path}, line {table.line_num}: {error}") from None
+
+
+def _from_rows(name: str, path: Path, rows: Iterator[tuple[int, Row]]) -> Workload:
+    import numpy as np
+
+    arrivals: list[float] = []
+    prompts: list[int] = []
+    outputs: list[int] = []
+    for number, (arrival_s, prompt, output) in rows:
+        if prompt < 1 or output < 0:
+            raise ValueError(f"{path}, line {number}: {prompt} prompt tokens and {output} output tokens")
+        if arrivals and arrival_s < arrivals[-1]:
+            raise ValueError(f"{path}, line {number}: arrives before the line above")
+        arrivals.append(arrival_s)
+        prompts.append(prompt)
+        outputs.append(output)
+    if not arrivals:
+        raise ValueError(f"{path}: no requests in it")
+    clock = np.array(arrivals, dtype=np.float64)
+    return _made(
+        name, CALIBRATIONS[name], True, clock - clock[0], np.array(prompts, np.int64), np.array(outputs, np.int64)
+    )
+
+
+def _made(
+    name: str,
+    known: Calibration,
+    is_real: bool,
+    arrival_s: NDArray[np.float64],
+    prompt_tokens: NDArray[np.int64],
+    output_tokens: NDArray[np.int64],
+) -> Workload:
+    # Every reader of a workload shares the arrays, so nobody may write them.
+    for array in (arrival_s, prompt_tokens, output_tokens):
+        array.setflags(write=False)
+    return Workload(name, known.title, known.source, known.licence, is_real, arrival_s, prompt_tokens, output_tokens)
+
+
+_FILES: dict[str, tuple[str, Callable[[Path], Workload]]] = {
+    "azure_conv": ("azure2023/AzureLLMInferenceTrace_conv.csv", lambda path: load_azure(path, "azure_conv")),
+    "azure_code": ("azure2023/AzureLLMInferenceTrace_code.csv", lambda path: load_azure(path, "azure_code")),
+    "mooncake_conversation": ("mooncake/conversation_trace.jsonl", load_mooncake),
+    "sharegpt_8k": ("sharegpt_lengths/sharegpt_8k_filtered_stats_llama2_tokenizer.csv", load_sharegpt),
+}
+"""Workload -> its file in a traces folder, and what reads it."""

@@ -1,0 +1,154 @@
+"""Workloads: the real traces where they are, the calibrated sample where they are not, clear errors everywhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from labkit.calibration import CALIBRATIONS, PERCENT
+from labkit.places import traces_folder
+from labkit.workloads import load_azure, load_mooncake, load_sharegpt, sample, workload
+
+NAMES = tuple(CALIBRATIONS)
+# Mean, p50, p95 as published with the traces (rounded there to a token).
+PUBLISHED = {
+    "azure_conv": ((1155, 1020, 4083), (211, 129, 451)),
+    "azure_code": ((2048, 1469, 7303), (28, 13, 90)),
+    "mooncake_conversation": ((12035, 6909, 39550), (343, 350, 698)),
+    "sharegpt_8k": ((2340, 1730, 6563), (439, 415, 920)),
+}
+MEAN_TOLERANCE, QUANTILE_TOLERANCE = 0.05, 0.02
+
+
+def figures(lengths: np.ndarray) -> tuple[float, float, float]:
+    return float(lengths.mean()), float(np.percentile(lengths, 50)), float(np.percentile(lengths, 95))
+
+
+@pytest.mark.parametrize("seed", [0, 7])
+@pytest.mark.parametrize("name", NAMES)
+def test_a_sample_has_the_published_mean_and_quantiles_at_any_seed(name: str, seed: int) -> None:
+    drawn = sample(name, seed)
+    for lengths, published in zip((drawn.prompt_tokens, drawn.output_tokens), PUBLISHED[name], strict=True):
+        mean, *quantiles = figures(lengths)
+        assert mean == pytest.approx(published[0], rel=MEAN_TOLERANCE)
+        assert quantiles == pytest.approx(published[1:], rel=QUANTILE_TOLERANCE)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_calibration_is_what_the_real_trace_gives(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("P2P_TRACES", raising=False)
+    if traces_folder() is None:
+        pytest.skip("no traces on this machine")
+    real, known = workload(name), CALIBRATIONS[name]
+    assert real.is_real
+    assert len(real) == known.requests
+    assert np.rint(np.percentile(real.prompt_tokens, PERCENT)).tolist() == list(known.prompt_quantiles)
+    assert np.rint(np.percentile(real.output_tokens, PERCENT)).tolist() == list(known.output_quantiles)
+    assert real.prompt_tokens.mean() == pytest.approx(known.prompt_mean, abs=0.06)
+    assert real.output_tokens.mean() == pytest.approx(known.output_mean, abs=0.06)
+    assert float(real.arrival_s[-1]) == pytest.approx(known.duration_s, abs=0.06)
+
+
+def test_the_same_seed_gives_the_same_sample_and_another_seed_another() -> None:
+    assert sample("azure_conv", 3).prompt_tokens.tolist() == sample("azure_conv", 3).prompt_tokens.tolist()
+    assert sample("azure_conv", 3).prompt_tokens.tolist() != sample("azure_conv", 4).prompt_tokens.tolist()
+
+
+def test_arrivals_of_a_sample_keep_the_rate_at_any_size_and_never_go_back() -> None:
+    known = CALIBRATIONS["azure_conv"]
+    drawn = sample("azure_conv", 0, requests=2_000)
+    assert np.all(np.diff(drawn.arrival_s) >= 0)
+    assert 2_000 / drawn.arrival_s[-1] == pytest.approx(known.requests / known.duration_s, rel=0.05)
+
+
+def test_a_workload_says_whether_it_is_real(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("P2P_TRACES", "none")
+    drawn = workload("azure_conv")
+    assert not drawn.is_real
+    assert "sample" in drawn.description
+    folder = tmp_path / "azure2023"
+    folder.mkdir()
+    (folder / "AzureLLMInferenceTrace_conv.csv").write_text(
+        "TIMESTAMP,ContextTokens,GeneratedTokens\n"
+        "2023-11-16 18:15:46.6805900,374,44\n2023-11-16 18:15:50.9951690,396,109"
+    )
+    monkeypatch.setenv("P2P_TRACES", str(tmp_path))
+    real = workload("azure_conv")
+    assert real.is_real
+    assert "recorded trace, 2 requests" in real.description
+    assert real.prompt_tokens.tolist() == [374, 396]
+    assert real.output_tokens.tolist() == [44, 109]
+    assert real.arrival_s.tolist() == pytest.approx([0, 4.314579])
+
+
+def test_nobody_can_change_a_workload_under_another_reader() -> None:
+    with pytest.raises(ValueError, match="read-only"):
+        sample("azure_conv", requests=10).prompt_tokens[0] = 1
+
+
+def test_a_named_folder_without_the_file_is_an_error_and_not_a_sample(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("P2P_TRACES", str(tmp_path))
+    with pytest.raises(ValueError, match=r"AzureLLMInferenceTrace_conv\.csv: no such file"):
+        workload("azure_conv")
+    monkeypatch.setenv("P2P_TRACES", str(tmp_path / "nowhere"))
+    with pytest.raises(ValueError, match="nowhere: no such folder"):
+        workload("azure_conv")
+
+
+def test_an_unknown_name_lists_the_known_ones() -> None:
+    for ask in (workload, sample):
+        with pytest.raises(ValueError, match=r"no workload 'azur'.*azure_conv"):
+            ask("azur")
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ("TIMESTAMP,ContextTokens\n", r"line 1: no column 'GeneratedTokens'"),
+        ("TIMESTAMP,ContextTokens,GeneratedTokens\nyesterday,1,1\n", r"line 2: .*yesterday"),
+        ("TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 18:00:00.0,5,6\n2023-11-16 18:00:01.0,x,6\n", "line 3"),
+        ("TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 18:00:00.0,5\n", "line 2"),
+        ("TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 18:00:00.0,0,6\n", "line 2: 0 prompt tokens"),
+        ("TIMESTAMP,ContextTokens,GeneratedTokens\n", "no requests"),
+        (
+            "TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 18:00:01.0,5,6\n2023-11-16 18:00:00.0,5,6\n",
+            "line 3: arrives before",
+        ),
+    ],
+)
+def test_a_broken_azure_file_is_refused_with_file_and_line(tmp_path: Path, lines: str, message: str) -> None:
+    path = tmp_path / "trace.csv"
+    path.write_text(lines)
+    with pytest.raises(ValueError, match=f"trace.csv.*{message}"):
+        load_azure(path, "azure_conv")
+
+
+@pytest.mark.parametrize("line", ["{", "[1, 2]", '{"timestamp": 0}', '{"timestamp": null, "input_length": 1}'])
+def test_a_broken_mooncake_line_is_refused_with_file_and_line(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "trace.jsonl"
+    path.write_text('{"timestamp": 0, "input_length": 5, "output_length": 6}\n' + line + "\n")
+    with pytest.raises(ValueError, match=r"trace\.jsonl, line 2"):
+        load_mooncake(path)
+
+
+def test_sharegpt_requests_all_arrive_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "lengths.csv"
+    path.write_text("num_prefill_tokens,num_decode_tokens,pd_ratio\n74,918,0.08\n290,905,0.32\n")
+    found = load_sharegpt(path)
+    assert found.arrival_s.tolist() == [0, 0]
+    assert found.prompt_tokens.tolist() == [74, 290]
+
+
+def test_a_sample_comes_in_no_order_and_its_prompts_tell_nothing_of_its_outputs() -> None:
+    drawn = sample("azure_conv")
+    position = np.arange(len(drawn))
+    for first, second in (
+        (position, drawn.prompt_tokens),
+        (position, drawn.output_tokens),
+        (drawn.prompt_tokens, drawn.output_tokens),
+    ):
+        assert abs(np.corrcoef(first, second)[0, 1]) < 0.03
