@@ -105,8 +105,14 @@ def deny_inherited_files():
         raise OSError("nothing else is open")
 """
 BOXED_ONLY = frozenset(
-    ("deny_write_outside", "deny_read_course", "deny_read_passwords", "deny_connect", "deny_see_other_processes")
-    + ("deny_fill_disk",)
+    {
+        "deny_write_outside",
+        "deny_read_course",
+        "deny_read_passwords",
+        "deny_connect",
+        "deny_see_other_processes",
+        "deny_fill_disk",
+    }
 )
 """Denied by namespaces and mounts: in tier `none` these go through, which is why it must be asked for by name."""
 

@@ -19,7 +19,7 @@ class Limits:
     cells: int = 1_000
     load_cell_s: float = 10.0
     call_s: float = 10.0
-    impatient_call_s: float = 2.0
+    impatient_call_s: float = 1.0
     """The deadline of a call once `patience` calls have run into theirs: one endless method must not eat the rest."""
     patience: int = 2
     total_s: float = 90.0

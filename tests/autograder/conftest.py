@@ -13,6 +13,14 @@ from autograder.course import Course
 LAB = "lab3_block_allocator"
 HONEST = Path(__file__).parents[1] / "submissions" / LAB / "hostile" / "works_later.py"
 
+SUITE = '''
+VERSION = "9"
+PACKAGES = ()
+METHODS = ("allocate", "append", "fork", "free", "block_table", "num_tokens", "slot_mapping")
+PROVIDES = {"BlockAllocator": METHODS}
+REFERENCE = {"BlockAllocator": "reference_impl.memory"}
+'''
+
 HIDDEN_TABLES = '''
 GROUP = "tables"
 
@@ -58,10 +66,7 @@ def small_course(tmp_path: Path) -> Course:
     hidden.mkdir(parents=True)
     released.parent.mkdir(parents=True)
     (root / "_toc.yml").write_text("format: jb-book\n")
-    (hidden / "suite.py").write_text(
-        'VERSION = "9"\nPACKAGES = ()\nREFERENCE = {"BlockAllocator": "reference_impl.memory"}\nPROVIDES = {"BlockAllocator": ("allocate", "append", "fork", "free",'
-        ' "block_table", "num_tokens", "slot_mapping")}\n'
-    )
+    (hidden / "suite.py").write_text(SUITE)
     (hidden / "test_tables.py").write_text(HIDDEN_TABLES)
     (hidden / "test_cost.py").write_text(HIDDEN_COST)
     cells = [

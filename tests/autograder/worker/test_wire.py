@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from typing import Any
 
@@ -43,10 +44,8 @@ def test_a_plain_value_crosses_unchanged_with_its_types(value: Any) -> None:
     )
 )
 def test_whatever_json_the_worker_sends_is_decoded_or_refused(data: Any) -> None:
-    try:
+    with contextlib.suppress(wire.WireError):
         wire.decode(json.loads(json.dumps(data)))
-    except wire.WireError:
-        pass
 
 
 def test_an_object_crosses_as_the_name_of_its_type_only() -> None:
