@@ -64,4 +64,4 @@ browser:
 	  else echo "chromium is not installed; the tests that drive the site will be skipped: sudo apt-get install chromium"; fi; }
 
 clean:                         ## what the other targets made; the gradebook and submissions stay
-	rm -rf _build $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info .course/source .course/evidence .course/sample
+	rm -rf _build $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info .course/source .course/evidence .course/sample .course/site-under-test

@@ -61,10 +61,10 @@
     }
   }
 
-  // Paper has no clicks: open what is folded, then fold it again.
+  // Paper has no clicks: open what is folded, then fold it again. The table twin of a figure stays folded beside its picture.
   let opened = [];
   addEventListener("beforeprint", () => {
-    opened = [...document.querySelectorAll(".bd-article details:not([open])")];
+    opened = [...document.querySelectorAll(".bd-article details:not([open])")].filter((d) => !d.closest("figure"));
     for (const details of opened) details.open = true;
   });
   addEventListener("afterprint", () => {

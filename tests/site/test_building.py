@@ -1,0 +1,167 @@
+"""Building a small course from nothing: what stops it, what is done again and what is not, and serving the result."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shutil
+import threading
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from autograder.release.site import SiteError, build_site, serve_site
+
+ROOT = Path(__file__).resolve().parents[2]
+needs_jupyter_book = pytest.mark.skipif(
+    importlib.util.find_spec("jupyter_book") is None, reason="jupyter-book is not installed"
+)
+PAGE = """---
+kernelspec: {{name: python3, display_name: Python 3, language: python}}
+jupytext: {{text_representation: {{extension: .md, format_name: myst}}}}
+---
+
+# A page
+
+A formula: $a^2$.
+
+```{{code-cell}} ipython3
+{code}
+```
+"""
+
+
+class Course:
+    """A course of one page with the real configuration; `say` collects the progress lines."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.said: list[str] = []
+        shutil.copy(ROOT / "_config.yml", root)
+        shutil.copytree(ROOT / "chapters" / "_assets", root / "chapters" / "_assets")
+        (root / "_toc.yml").write_text("format: jb-book\nroot: index\n", encoding="utf-8")
+        (root / "labs" / "labkit").mkdir(parents=True)
+        (root / "reference_impl").mkdir()
+        self.labkit("VALUE = 1")
+        self.page("print('value', 1)")
+
+    def labkit(self, code: str) -> None:
+        (self.root / "labs" / "labkit" / "__init__.py").write_text(code, encoding="utf-8")
+
+    def page(self, code: str, after: str = "") -> None:
+        (self.root / "index.md").write_text(PAGE.format(code=code) + after, encoding="utf-8")
+
+    def build(self) -> Path:
+        self.said.clear()
+        return build_site(self.root, progress=self.said.append).html
+
+    @property
+    def executed(self) -> bool:
+        return any("Executing notebook" in line for line in self.said)
+
+
+@pytest.fixture
+def course(tmp_path, monkeypatch):
+    monkeypatch.setenv("P2P_TRACES", "none")
+    return Course(tmp_path)
+
+
+@needs_jupyter_book
+@pytest.mark.slow
+def test_a_second_build_runs_no_cell_and_a_change_in_labkit_runs_them_all(course):
+    course.page("import labkit\nprint('value', labkit.VALUE)")
+    html = course.build()
+    assert course.executed
+    assert "value 1" in (html / "index.html").read_text()
+    course.build()
+    assert not course.executed
+    course.labkit("VALUE = 2")
+    course.build()
+    assert "value 2" in (html / "index.html").read_text()
+
+
+@needs_jupyter_book
+@pytest.mark.slow
+def test_a_failing_cell_stops_the_build_names_the_page_and_stops_it_again(course):
+    course.page("raise RuntimeError('the cell fell over')")
+    for _ in range(2):
+        with pytest.raises(SiteError, match=r"index\.md"):
+            course.build()
+
+
+@needs_jupyter_book
+@pytest.mark.slow
+def test_a_warning_is_an_error_the_second_time_too(course):
+    course.page("print(1)", after="\n[nowhere](no-such-page.md)\n")
+    for _ in range(2):
+        with pytest.raises(SiteError, match=r"index\.md.*no-such-page"):
+            course.build()
+
+
+@needs_jupyter_book
+@pytest.mark.slow
+def test_a_page_that_would_fetch_a_picture_from_a_host_is_refused_by_name(course):
+    course.page("from IPython.display import HTML\nHTML('<img alt=x src=https://a.example/x.png>')")
+    with pytest.raises(SiteError, match=r"index\.html: fetches https://a\.example/x\.png"):
+        course.build()
+
+
+@needs_jupyter_book
+@pytest.mark.slow
+def test_formulas_come_with_the_site_and_the_rest_of_mathjax_does_not(course):
+    static = course.build() / "_static" / "mathjax"
+    assert (static / "tex-chtml.js").is_file()
+    assert list(static.glob("output/chtml/fonts/woff-v2/*.woff"))
+    assert not (static / "tex-svg-full.js").exists()
+    assert sum(file.stat().st_size for file in static.rglob("*")) < 9e6
+
+
+def a_built_page(root):
+    (root / "_build" / "html").mkdir(parents=True)
+    (root / "_build" / "html" / "index.html").write_text("A page", encoding="utf-8")
+
+
+def test_the_built_site_is_served_on_this_machine_only(tmp_path):
+    a_built_page(tmp_path)
+    with serve_site(tmp_path, 0) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        host, port = server.server_address[:2]
+        assert host == "127.0.0.1"
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/index.html", timeout=10) as answer:
+            assert answer.read() == b"A page"
+        server.shutdown()
+
+
+def test_serving_before_building_says_what_to_do(tmp_path):
+    with pytest.raises(SiteError, match="course site"):
+        serve_site(tmp_path)
+
+
+def test_a_port_that_cannot_be_had_is_named(tmp_path):
+    a_built_page(tmp_path)
+    with pytest.raises(SiteError, match="port 99999"):
+        serve_site(tmp_path, 99999)
+
+
+def test_a_folder_that_is_no_course_is_refused(tmp_path):
+    with pytest.raises(SiteError, match=r"_config\.yml"):
+        build_site(tmp_path)
+
+
+def test_a_traces_folder_that_is_missing_is_named(course, monkeypatch):
+    monkeypatch.setenv("P2P_TRACES", str(course.root / "no-traces"))
+    with pytest.raises(SiteError, match="no-traces"):
+        course.build()
+
+
+@needs_jupyter_book
+@pytest.mark.slow
+def test_each_chapter_of_the_course_offers_a_notebook_without_roles_for_numbers(site):
+    notebooks = sorted((site / "_sources" / "chapters").glob("*.ipynb"))
+    assert notebooks
+    for path in notebooks:
+        notebook = json.loads(path.read_text(encoding="utf-8"))
+        prose = "".join("".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "markdown")
+        assert "{glue" not in prose, f"{path.name} shows a role instead of a number"
+        assert all(not cell.get("outputs") for cell in notebook["cells"])
