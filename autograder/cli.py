@@ -179,7 +179,7 @@ def _autograde_in(course: Course, lab: str, root: Path, student: str | None, san
     with _bar(console, len(submissions(root, lab, student))) as shown:
         graded = autograde(course.root, lab, root=root, student=student, sandbox=sandbox, slots=slots, judged=shown)
     console.print(summary_table(lab, [Line(g.student, g.result, g.score, g.note) for g in graded]))
-    return 1 if any(g.result.status == "infra" for g in graded) else 0
+    return 1 if any(g.result.status == "infra" or g.note.startswith("nbgrader failed") for g in graded) else 0
 
 
 def _report(course: Course, args: argparse.Namespace) -> int:

@@ -26,7 +26,17 @@ from labkit import checks
 
 STATE_FOLDER = ".course"
 """Journal, key and generated files of a course, beside its notebooks; never in git."""
-SUITE_SOURCES = ("autograder", "reference_impl", "labs/labkit")
+SUITE_SOURCES = (
+    "autograder/course.py",
+    "autograder/intake.py",
+    "autograder/judge",
+    "autograder/sandbox",
+    "autograder/worker",
+    "reference_impl/memory",
+    "labs/labkit/contracts.py",
+    "labs/labkit/checks",
+)
+"""What can change a verdict, beside a lab's own files."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +77,16 @@ class Lab:
             kind = "grade" if meta.get("grade") else "solution" if meta.get("solution") else "setup"
             cells.append(SourceCell(meta["grade_id"], kind, "".join(cell["source"])))
         return tuple(cells)
+
+    @cached_property
+    def example_sources(self) -> frozenset[str]:
+        """Sources of the released code cells without an nbgrader id: examples, stripped."""
+        cells = json.loads(self.notebook.read_text(encoding="utf-8"))["cells"]
+        return frozenset(
+            "".join(cell["source"]).strip()
+            for cell in cells
+            if cell["cell_type"] == "code" and not cell.get("metadata", {}).get("nbgrader")
+        )
 
     @cached_property
     def groups(self) -> tuple[Group, ...]:
@@ -154,8 +174,9 @@ class Course:
         """
         digest = hashlib.sha256()
         files = [lab.notebook, *lab.hidden.rglob("*.py")]
-        for folder in SUITE_SOURCES:
-            files += (self.root / folder).rglob("*.py")
+        for name in SUITE_SOURCES:
+            source = self.root / name
+            files += [source] if source.is_file() else source.rglob("*.py")
         for file in sorted(files):
             digest.update(f"{file.relative_to(self.root)}\0".encode())
             digest.update(hashlib.sha256(file.read_bytes()).digest())

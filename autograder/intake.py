@@ -30,11 +30,13 @@ class Rejected(Exception):  # noqa: N818 - the word of the report
 @dataclass(frozen=True)
 class Cell:
     """Code to run, in order. `name` is how feedback calls it; `plain` is the source without notebook-only lines, to be
-    tried when `source` does not compile as it stands (nothing of a student's is compiled on this side)."""
+    tried when `source` does not compile as it stands (nothing of a student's is compiled on this side). `ours`: it came
+    with the lab as it is, so what fails in it is no remark on the student."""
 
     name: str
     source: str
     plain: str = ""
+    ours: bool = False
 
 
 @dataclass(frozen=True)
@@ -110,6 +112,8 @@ def _from_notebook(name: str, text: str, lab: Lab, limits: Limits) -> tuple[tupl
         raise Rejected(f"{name} belongs to another lab: it has none of the cells of {lab.id}, but {others}")
     flags = _registry_flags(lab, ids)
     cells = [Cell(f"cell {cell.id}", cell.source) for cell in lab.cells if cell.kind == "setup"]
+    # An example of ours runs as the student left it: what it imports may be used further down.
+    examples = lab.example_sources
     ours = {cell.source.strip() for cell in lab.cells if cell.kind != "solution"}
     for (number, cell), grade_id in zip(code_cells, ids, strict=True):
         source = _source(cell)
@@ -117,7 +121,7 @@ def _from_notebook(name: str, text: str, lab: Lab, limits: Limits) -> tuple[tupl
         if (registered is not None and registered.kind != "solution") or source.strip() in ours or not source.strip():
             continue
         label = f"cell {number}" + (f" ({grade_id})" if grade_id else "")
-        cells.append(Cell(label, source, _without_magics(source)))
+        cells.append(Cell(label, source, _without_magics(source), ours=source.strip() in examples))
     return tuple(cells), tuple(flags)
 
 

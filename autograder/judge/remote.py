@@ -124,7 +124,7 @@ class Session:
             error = reply.get("error")
             if not error:
                 self._note(f"{cell.name}: lines for the notebook only (%, !, ?) were left out")
-        if isinstance(error, dict):
+        if isinstance(error, dict) and not cell.ours:
             self._note(f"{cell.name} stopped at line {error.get('line')}: {_short(error)}")
 
     def _note(self, flag: str) -> None:

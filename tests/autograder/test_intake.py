@@ -24,6 +24,7 @@ def notebook(*cells: dict[str, Any], **changes: Any) -> str:
     return json.dumps({"nbformat": 4, "nbformat_minor": 5, "metadata": {}, "cells": list(cells), **changes})
 
 
+EXAMPLE = code("import math\nprint(math.ceil(2.5))")
 SETUP = code("from labkit.contracts import OutOfBlocks", "setup")
 SOLUTION = code("raise NotImplementedError", "write_it", solution=True)
 CHECK = code("labkit.check('lab', 'group', Thing)", "group", grade=True)
@@ -32,7 +33,7 @@ CHECK = code("labkit.check('lab', 'group', Thing)", "group", grade=True)
 @pytest.fixture
 def lab(tmp_path: Path) -> Lab:
     released = tmp_path / "released.ipynb"
-    released.write_text(notebook(SETUP, SOLUTION, CHECK))
+    released.write_text(notebook(EXAMPLE, SETUP, SOLUTION, CHECK))
     return Lab("lab", released, tmp_path)
 
 
@@ -54,6 +55,16 @@ def test_an_altered_locked_cell_changes_nothing(tmp_path: Path, lab: Lab) -> Non
     forged = code("print('all passed')", "group", grade=True)
     taken = take(submit(tmp_path, notebook(altered, code("y = 2", "write_it", solution=True), forged)), lab)
     assert [cell.source for cell in taken.cells] == [SETUP["source"], "y = 2"]
+
+
+def test_an_example_of_ours_runs_and_is_known_as_ours_until_it_is_changed(tmp_path: Path, lab: Lab) -> None:
+    changed = code(EXAMPLE["source"] + "\n1 / 0")
+    taken = take(submit(tmp_path, notebook(EXAMPLE, changed, SETUP, SOLUTION, CHECK)), lab)
+    assert [(cell.name, cell.ours) for cell in taken.cells[1:]] == [
+        ("cell 1", True),
+        ("cell 2", False),
+        ("cell 4 (write_it)", False),
+    ]
 
 
 def test_a_missing_check_costs_nothing_and_is_said(tmp_path: Path, lab: Lab) -> None:

@@ -1,0 +1,79 @@
+"""A result in plain words.
+
+Owns: the sentence for each verdict and the plain-text report in the notebook's locked cells. No markup, no colour, no
+character that a terminal would act on.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+
+from autograder.judge.verdicts import GroupResult, SubmissionResult, TestResult, Verdict
+
+WORDS = {
+    Verdict.PASS: "passed",
+    Verdict.WRONG: "wrong result",
+    Verdict.WRONG_SHAPE: "wrong shape",
+    Verdict.WRONG_DTYPE: "wrong type of number or value",
+    Verdict.NONFINITE: "infinite or not a number",
+    Verdict.RAISED: "raised an error",
+    Verdict.TIMEOUT: "took too long and was stopped",
+    Verdict.OUT_OF_MEMORY: "ran out of memory",
+    Verdict.CRASHED: "the process ended",
+    Verdict.GPU_FAULT: "fault on the GPU",
+    Verdict.PROTOCOL_VIOLATION: "returned something that cannot be graded",
+    Verdict.SANDBOX_VIOLATION: "did something that is not allowed here",
+    Verdict.MISSING: "missing",
+    Verdict.NOT_RUN: "not run",
+    Verdict.INFRA: "not graded, our fault",
+    Verdict.INCONCLUSIVE: "unclear, a human will look",
+}
+
+
+def clean(text: str) -> str:
+    """`text` without control characters: a terminal or an editor must not act on what a student wrote."""
+    return "".join(c if c in "\n\t" or unicodedata.category(c) not in ("Cc", "Cf", "Cs") else "\ufffd" for c in text)
+
+
+def points_text(points: float) -> str:
+    """Points without needless zeros, to two decimals."""
+    return f"{points:.2f}".rstrip("0").rstrip(".")
+
+
+def title_of(test: TestResult) -> str:
+    """The name of a hidden test as a sentence: `test_forks_share_blocks` is "forks share blocks"."""
+    return test.name.removeprefix("test_").replace("_", " ")
+
+
+def line_of(test: TestResult) -> str:
+    """One hidden test: what it asks, how it ended, and why."""
+    line = f"{WORDS[test.verdict]}: {title_of(test)}"
+    return clean(f"{line}. {test.message}" if test.message and test.verdict is not Verdict.PASS else line)
+
+
+def group_text(group: GroupResult) -> str:
+    """One group: points, each test, and the public counterexample where there is one."""
+    lines = [f"{group.title}: {points_text(group.points)} of {points_text(group.max_points)} points"]
+    for test in group.tests:
+        lines.append(("  [x] " if test.verdict is Verdict.PASS else "  [ ] ") + line_of(test))
+    if group.counterexample:
+        lines += ["An example that you can try yourself:", *_indented(group.counterexample)]
+    return clean("\n".join(lines)) + "\n"
+
+
+def heading_text(result: SubmissionResult) -> str:
+    """Score and remarks, above the first group."""
+    if result.status == "rejected":
+        first = "This submission could not be graded, so every graded group has 0 points."
+    else:
+        first = f"Score from the autograder: {points_text(result.score)} of {points_text(result.max_score)} points."
+    return clean("\n".join([first, *(f"Remark: {flag}" for flag in result.flags)])) + "\n\n"
+
+
+def report_text(result: SubmissionResult) -> str:
+    """The whole result."""
+    return heading_text(result) + "\n".join(group_text(group) for group in result.groups)
+
+
+def _indented(text: str) -> list[str]:
+    return [f"    {line}" for line in text.splitlines()]
