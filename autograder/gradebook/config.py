@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -100,6 +101,8 @@ def api(
     from nbgrader.coursedir import CourseDirectory  # type: ignore[import-untyped]
 
     tools_on_path()
+    # nbgrader looks at a new submission before it has added it; harmless, and not for the eyes of staff.
+    warnings.filterwarnings("ignore", message=r"Object of type <Submitted\w+> not in session")
     config = configure(Config(), project or root, sandbox=sandbox)
     config.JudgeExporter.known = {path: dict(result) for path, result in (known or {}).items()}
     config.NbGraderAPI.log_level = "WARN"

@@ -22,6 +22,7 @@ from autograder.worker import wire
 
 START_DEADLINE_S = 30.0
 STDERR_TAIL_BYTES = 400
+READ_BYTES = 1 << 16
 
 
 class WorkerGone(Exception):  # noqa: N818 - what happened, not a fault of the caller
@@ -46,7 +47,10 @@ class Connection:
         self.printed_total_bytes = 0
         mounted = tiers.mounts(packages, boxed=tier != "none")
         ours, theirs = socket.socketpair()
+        ours.setblocking(False)
         self._socket = ours
+        self._received = bytearray()
+        self._pipe_open = True
         self._next_id = 0
         program = [tiers.interpreter(), "-I", "-S", "-B", mounted.shim, str(theirs.fileno())]
         try:
@@ -72,8 +76,9 @@ class Connection:
     def _hello(self, mounted: tiers.Mounts, tier: str) -> None:
         hello = {"paths": list(mounted.paths), "limits": self.limits.for_worker(), "filter": True}
         try:
-            self._socket.sendall(wire.pack(hello))
-            reply = self._receive(time.monotonic() + START_DEADLINE_S)
+            deadline = time.monotonic() + START_DEADLINE_S
+            self._send(wire.pack(hello), deadline)
+            reply = self._receive(deadline)
         except (WorkerGone, OSError) as error:
             self.close()
             tail = bytes(self.printed[-STDERR_TAIL_BYTES:]).decode("utf-8", "replace").strip()
@@ -104,7 +109,6 @@ class Connection:
 
     def _send(self, frame: bytes, deadline: float) -> None:
         view = memoryview(frame)
-        self._socket.setblocking(False)
         while view:
             try:
                 view = view[self._socket.send(view) :]
@@ -118,31 +122,32 @@ class Connection:
         return wire.unpack(self._read(wire.frame_length(header), deadline))
 
     def _read(self, size: int, deadline: float) -> bytes:
-        self._socket.setblocking(False)
-        parts = bytearray()
-        while len(parts) < size:
+        """`size` bytes from the worker. Reads ahead: a small answer costs one wait and one call, not two of each."""
+        while len(self._received) < size:
+            self._wait(deadline)
             try:
-                part = self._socket.recv(size - len(parts))
+                part = self._socket.recv(READ_BYTES)
             except BlockingIOError:
-                self._wait(deadline)
                 continue
             except OSError:
                 raise WorkerGone("died", self._ending()) from None
             if not part:
                 raise WorkerGone("died", self._ending())
-            parts += part
-        return bytes(parts)
+            self._received += part
+        taken = bytes(self._received[:size])
+        del self._received[:size]
+        return taken
 
     def _wait(self, deadline: float, writing: bool = False) -> None:
         """Sleep until the socket is ready, swallowing what the worker prints. WorkerGone at the deadline."""
         while (left := deadline - time.monotonic()) > 0:
-            readers: list[Any] = [self._pipe] if writing else [self._socket, self._pipe]
+            readers: list[Any] = [] if writing else [self._socket]
+            if self._pipe_open:
+                readers.append(self._pipe)
             ready, writable, _ = select.select(readers, [self._socket] if writing else [], [], left)
-            # A worker that prints without end must not keep this loop from seeing the deadline: one read a turn.
-            if self._pipe in ready and not self._swallow() and not writing:
-                ready_now, _, _ = select.select([self._socket], [], [], max(0.0, deadline - time.monotonic()))
-                if ready_now:
-                    return
+            # One read a turn, so that a worker that prints without end cannot keep this loop from its deadline.
+            if self._pipe in ready:
+                self._pipe_open = self._swallow()
             if writable or self._socket in ready:
                 return
         raise WorkerGone("deadline")

@@ -13,13 +13,13 @@ from autograder.course import Course
 LAB = "lab3_block_allocator"
 HONEST = Path(__file__).parents[1] / "submissions" / LAB / "hostile" / "works_later.py"
 
-SUITE = '''
+SUITE = """
 VERSION = "9"
 PACKAGES = ()
 METHODS = ("allocate", "append", "fork", "free", "block_table", "num_tokens", "slot_mapping")
 PROVIDES = {"BlockAllocator": METHODS}
 REFERENCE = {"BlockAllocator": "reference_impl.memory"}
-'''
+"""
 
 HIDDEN_TABLES = '''
 GROUP = "tables"

@@ -129,6 +129,13 @@ def test_after_some_timeouts_the_deadline_shrinks_so_that_the_rest_is_reached(gr
     assert verdicts(result)["test_does_many_things"] is Verdict.PASS
 
 
+def test_a_worker_that_keeps_dying_is_not_started_for_ever(graded: Grader) -> None:
+    result = graded(overriding("__init__", "import os; os._exit(1)"), replace(FAST, restarts=2))
+    found = list(verdicts(result).values())
+    assert found.count(Verdict.CRASHED) == 2
+    assert found.count(Verdict.NOT_RUN) == 1
+
+
 def test_no_text_of_an_exception_from_a_hidden_test_reaches_the_result(graded: Grader) -> None:
     smuggle = "raise type('SECRET' + repr(args), (Exception,), {'__module__': 'builtins'})('SECRET' + repr(args))"
     result = graded(overriding("append", smuggle))

@@ -1,0 +1,263 @@
+"""Work per call: allocate, append and free cost what they touch.
+
+Owns: what is timed against what, and how far apart two times may lie. The same calls run in a small setting and in
+ever larger ones; the judge's clock reads each batch. Building a setting is timed too, only to stop early: a design that
+searches would need minutes for the largest.
+
+Largest setting over smallest, 2 busy cores, in this process and in the sandbox. A ratio counts as too large above
+LIMIT, and only after it came out so in every measurement. Designs that search fail at the size in brackets and are not
+tried on larger ones.
+
+    lists, deque, heap, linked objects, NumPy, sets    0.6 to 2.0, every test, all sizes
+    pop(0), insert(0)                                  11 [2**18], 7 to 28 [2**16, 2**18]
+    bisect.insort into a sorted list                   8 to 32 [2**20]
+    a search in C: bytes, large integer                9 to 12 [2**20], 10 [2**18]
+    min(set), list.index, sort, sum, `in` a list       10 and more [2**14 or 2**16]
+    a table copied, tables searched, holders searched  10 to 30, 30 to 155, 19 to 57
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from statistics import median
+
+from autograder.judge.pool_view import num_free
+from autograder.judge.subject import Call, Make, Subject
+
+GROUP = "cost"
+LIMIT = 4.0
+ATTEMPTS = 3
+ROUNDS = 6
+APPENDS = 100
+"""Calls in a timed batch of appends."""
+BATCH = 16
+"""Sequences of one timed batch."""
+BLOCK_SIZE = 16
+VICTIM, SHORT_LIFE = 8 * BLOCK_SIZE, 64 * BLOCK_SIZE
+"""Tokens of one sequence in a batch: many blocks a call, so that the way to the sandbox weighs little."""
+POOLS = (2**14, 2**16, 2**18, 2**20)
+STRETCHES = 64
+"""A pool is filled in so many equal parts; the last SCATTERED of them are freed again, but for their victims."""
+SCATTERED = 16
+VICTIMS = ATTEMPTS * ROUNDS * BATCH // SCATTERED
+BUILD_LIMIT, BUILD_BLOCK_S, BUILD_FREE_S = 8.0, 15e-6, 0.5
+"""How many times as long a block may take while a larger pool is filled, how long in any case, and how long all of them
+together, before the attempt is given up. Honest designs take 0.1 to 5 microseconds a block."""
+BUILD_S = 1.0
+"""The same for one long sequence, which takes an honest design some hundredths of a second."""
+Batches = Iterable[Sequence[Call]]
+
+
+class TooSlowError(AssertionError):
+    """The setting could not be built in bounded time: the calls that build it are slow themselves."""
+
+
+class Setting:
+    """A pool three quarters of which are held by sequences that came first, so that a search has far to go.
+
+    The rest is free stretches with short sequences ("victims") between them. A timed batch ends its own victims in
+    random order, so that freed ids land all over the free list, or starts and ends sequences of its own.
+    """
+
+    def __init__(self, make: Make, num_blocks: int, seed: int, block_s_limit: float) -> None:
+        self.dice = random.Random(seed)
+        self.subject = make(num_blocks, BLOCK_SIZE)
+        self.free_blocks = num_blocks
+        self.next_id = 0
+        self.spent_s = 0.0
+        self.block_s: list[float] = []
+        self.block_s_limit = block_s_limit
+        self.victims: list[int] = []
+        stretch = num_blocks // STRETCHES
+        for _ in range(STRETCHES - SCATTERED):
+            self._fill(stretch)
+        fillers = []
+        for _ in range(SCATTERED):
+            fillers.append(self._fill(stretch - 8 * VICTIMS))
+            first = self._ids(VICTIMS)
+            self.subject.timed_batch_s([("allocate", (seq, VICTIM)) for seq in first])
+            self.victims += first
+        self.free_blocks -= 8 * len(self.victims)
+        for filler in self.dice.sample(fillers, len(fillers)):
+            self.subject.timed_batch_s([("free", (filler,))])
+            self.free_blocks += stretch - 8 * VICTIMS
+        self.dice.shuffle(self.victims)
+
+    def _ids(self, count: int) -> range:
+        self.next_id += count
+        return range(self.next_id - count, self.next_id)
+
+    def _fill(self, blocks: int) -> int:
+        (seq,) = self._ids(1)
+        seconds = self.subject.timed_batch_s([("allocate", (seq, blocks * BLOCK_SIZE))])
+        self.free_blocks -= blocks
+        self.block_s.append(seconds / blocks)
+        self.spent_s += seconds
+        if self.spent_s > BUILD_FREE_S and min(self.block_s[-4:]) > self.block_s_limit:
+            raise TooSlowError("allocate takes longer and longer as the pool grows")
+        return seq
+
+    def returns(self) -> list[Call]:
+        """End BATCH victims, and for each start another sequence and look where it lies.
+
+        The look makes work that was put off until somebody asks part of the time.
+        """
+        calls: list[Call] = []
+        for seq in self._ids(BATCH):
+            calls.append(("free", (self.victims.pop(),)))
+            calls.append(("allocate", (seq, VICTIM)))
+            calls.append(("block_table", (seq,)))
+        return calls
+
+    def short_lives(self) -> list[Call]:
+        """Start sequences in pairs, grow them, look where they lie, and end them."""
+        calls: list[Call] = []
+        for first, second in zip(*[iter(self._ids(BATCH))] * 2, strict=True):
+            calls += [("allocate", (first, 1)), ("allocate", (second, SHORT_LIFE)), ("append", (first, SHORT_LIFE))]
+            calls += [("append", (second,)), ("block_table", (first,)), ("block_table", (second,))]
+            calls += [("free", (first,)), ("free", (second,))]
+        return calls
+
+
+def best_s(subject: Subject, batches: Batches) -> float:
+    """The least time of several batches."""
+    return min(subject.timed_batch_s(calls) for calls in batches)
+
+
+def expect_free(subject: Subject, free_blocks: int) -> None:
+    """The timed calls did their work: answers of a batch are not looked at, but the free count tells."""
+    assert num_free(subject) == free_blocks, "many calls at once left another number of free blocks than they should"
+
+
+def flat(measure: Callable[[], float]) -> bool:
+    """Whether a ratio stays under LIMIT in one of ATTEMPTS measurements: noise passes, a slow design does not.
+
+    Twice far above the limit is enough: no noise is least of ROUNDS in both.
+    """
+    ratios: list[float] = []
+    while len(ratios) < ATTEMPTS and min(ratios[1:], default=0.0) < 2 * LIMIT:
+        ratios.append(measure())
+        if ratios[-1] < LIMIT:
+            return True
+    return False
+
+
+def large_setting(make: Make, num_blocks: int, seed: int, small: Setting) -> Setting:
+    """A setting of `num_blocks`; it is tried again once if building it is slow, for that may be the machine's doing."""
+    limit = max(BUILD_LIMIT * median(small.block_s), BUILD_BLOCK_S)
+    try:
+        return Setting(make, num_blocks, seed, limit)
+    except TooSlowError:
+        return Setting(make, num_blocks, seed, limit)
+
+
+def ratio_of_pools(small: Setting, large: Setting) -> float:
+    """Time of one batch in the large pool over the small one, measured in turns."""
+    ratios = []
+    for draw in (Setting.returns, Setting.short_lives):
+        times: dict[Setting, list[float]] = {small: [], large: []}
+        for _ in range(ROUNDS):
+            for setting, seconds in times.items():
+                seconds.append(setting.subject.timed_batch_s(draw(setting)))
+        ratios.append(min(times[large]) / min(times[small]))
+    for setting in (small, large):
+        expect_free(setting.subject, setting.free_blocks)
+    return max(ratios)
+
+
+def test_calls_cost_the_same_in_a_large_pool(make: Make, seed: int) -> None:
+    """allocate, append and free cost the same in a pool of a million blocks as in one of some thousands."""
+    small = Setting(make, POOLS[0], seed, BUILD_BLOCK_S)
+    for num_blocks in POOLS[1:]:
+        large = large_setting(make, num_blocks, seed, small)
+        assert flat(partial(ratio_of_pools, small, large)), (
+            "a call takes longer when the pool is larger: something is searched, sorted or shifted"
+        )
+
+
+class Lengths:
+    """A long sequence, 1, and a short one, 2, in one pool with room for every measurement."""
+
+    def __init__(self, make: Make, blocks: int) -> None:
+        room = ATTEMPTS * ROUNDS * 2 * APPENDS
+        self.subject = make(blocks + 2 + room, BLOCK_SIZE)
+        self.free_blocks = room
+        self.subject.allocate(1, blocks // STRETCHES * BLOCK_SIZE)
+        spent_s = 0.0
+        for _ in range(STRETCHES - 1):
+            spent_s += self.subject.timed_batch_s([("append", (1, blocks // STRETCHES * BLOCK_SIZE))])
+            if spent_s > BUILD_S:
+                raise TooSlowError("append takes longer and longer as the sequence grows")
+        self.subject.allocate(2, 2 * BLOCK_SIZE)
+
+    def ratio(self) -> float:
+        """Time to grow the long sequence over the short one, a block at a time."""
+        times: dict[int, list[float]] = {1: [], 2: []}
+        for _ in range(ROUNDS):
+            for seq, seconds in times.items():
+                seconds.append(self.subject.timed_batch_s([("append", (seq, BLOCK_SIZE))] * APPENDS))
+                self.free_blocks -= APPENDS
+        expect_free(self.subject, self.free_blocks)
+        return min(times[1]) / min(times[2])
+
+
+def test_append_costs_the_same_on_a_long_sequence(make: Make) -> None:
+    """append costs the same on a sequence of many thousand blocks as on one of two."""
+    for blocks in (2**8, 2**11, 2**13, 2**15):
+        assert flat(Lengths(make, blocks).ratio), (
+            "append takes longer on a longer sequence: the table is copied or walked"
+        )
+
+
+def ratio_of_crowds(make: Make, few: int, many: int) -> float:
+    """Time of short lives beside `many` other sequences over `few`."""
+    subjects = []
+    for crowd in (few, many):
+        subject = make(2 * many, BLOCK_SIZE)
+        subject.timed_batch_s([("allocate", (seq, 3)) for seq in range(crowd)])
+        subjects.append(subject)
+    batch: list[Call] = []
+    for seq in range(many, many + BATCH):
+        batch += [("allocate", (seq, 5)), ("append", (seq, BLOCK_SIZE)), ("fork", (seq, -1)), ("append", (-1, 3))]
+        batch += [("free", (seq,)), ("free", (-1,))]
+    ratio = best_s(subjects[1], [batch] * ROUNDS) / best_s(subjects[0], [batch] * ROUNDS)
+    for subject, crowd in zip(subjects, (few, many), strict=True):
+        expect_free(subject, 2 * many - crowd)
+    return ratio
+
+
+def test_calls_cost_the_same_beside_many_sequences(make: Make) -> None:
+    """allocate, append, fork and free cost the same beside thousands of other sequences."""
+    for many in (500, 8000):
+        crowd = many
+        assert flat(lambda: ratio_of_crowds(make, 4, crowd)), (  # noqa: B023 - called before the next turn
+            "a call takes longer beside more sequences: other tables are searched"
+        )
+
+
+def ratio_of_holders(make: Make, few: int, many: int) -> float:
+    """Time of sharing, writing and ending on a block that `many` hold over one that `few` do."""
+    subjects = []
+    for holders in (few, many):
+        subject = make(64, BLOCK_SIZE)
+        subject.allocate(0, 5)
+        subject.timed_batch_s([("fork", (0, seq)) for seq in range(1, holders)])
+        subjects.append(subject)
+    batch: list[Call] = []
+    for seq in range(many, many + BATCH):
+        batch += [("fork", (0, seq)), ("append", (seq,)), ("free", (seq,)), ("fork", (0, seq)), ("free", (seq,))]
+    ratio = best_s(subjects[1], [batch] * ROUNDS) / best_s(subjects[0], [batch] * ROUNDS)
+    for subject in subjects:
+        expect_free(subject, 63)
+    return ratio
+
+
+def test_calls_cost_the_same_with_many_holders(make: Make) -> None:
+    """fork, append and free on a block that thousands hold cost the same as on one that a few hold."""
+    for many in (500, 30_000):
+        crowd = many
+        assert flat(lambda: ratio_of_holders(make, 4, crowd)), (  # noqa: B023 - called before the next turn
+            "a call takes longer when more sequences share a block: its holders are searched"
+        )
