@@ -134,22 +134,26 @@ def examine(tier: str, course_root: Path, grader_pid: int) -> Iterator[Finding]:
         if tier == "none" and name in BOXED_ONLY:
             yield Finding(name, False, "not denied without a sandbox")
             continue
-        outcome = _outcome(tier, source, name)
+        try:
+            outcome = _outcome(tier, source, name)
+        except StartFailed as error:
+            # A box that does not open denies everything and proves nothing.
+            yield Finding(name, False, f"the sandbox did not start: {error}")
+            continue
         refused = outcome != "went through"
         yield Finding(name, refused == name.startswith("deny_"), outcome)
 
 
 def _outcome(tier: str, source: str, name: str) -> str:
+    """What the probe said. Raises: StartFailed if there was no worker, or the probes did not load in it."""
     try:
         with Connection(tier, Limits()) as connection:
             probe = f"{source}\nclass Probe:\n    def run(self):\n        {name}()\n"
             loaded = connection.request(PROBE_DEADLINE_S, op="exec", name="probe", source=probe)
             if "error" in loaded:
-                return f"the probes did not load: {loaded['error']}"
+                raise StartFailed(f"the probes did not load: {loaded['error']}")
             handle = connection.request(PROBE_DEADLINE_S, op="new", name="Probe", args=[]).get("ok")
             reply = connection.request(PROBE_DEADLINE_S, op="call", target=handle, method="run", args=[])
-    except StartFailed as error:
-        return f"the sandbox did not start: {error}"
     except WorkerGone as gone:
         return f"the worker was ended ({gone})"
     if "ok" in reply:

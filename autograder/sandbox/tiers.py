@@ -34,6 +34,7 @@ ENVIRONMENT = {
     "OPENBLAS_NUM_THREADS": "1",
     "OMP_NUM_THREADS": "1",
 }
+MOUNT_POINTS = ("/mnt", "/media", "/srv", "/tmp")
 TIERS = ("bubblewrap", "unshare", "none")
 INSTALL_HINT = "apt-get install bubblewrap"
 
@@ -130,7 +131,8 @@ def _bubblewrap(mounted: Mounts, disk_bytes: int, program: Sequence[str]) -> lis
 _UNSHARE_SCRIPT = r"""
 set -eu
 PATH=/usr/bin:/bin:/usr/sbin:/sbin
-root=/tmp
+root="$1"
+shift
 mount -t tmpfs -o mode=755,size=1m tmpfs "$root"
 bind() {  # outside inside
   if [ -d "$1" ]; then mkdir -p "$root$2"; else mkdir -p "$root${2%/*}"; : > "$root$2"; fi
@@ -188,7 +190,19 @@ def _unshare(mounted: Mounts, disk_bytes: int, program: Sequence[str]) -> list[s
         "--ipc",
         "--uts",
     ]
-    return [*args, "/bin/sh", "-c", _UNSHARE_SCRIPT, "sh", *steps, "--", *program]
+    root = _mount_point([outside for outside, _ in mounted.pairs])
+    return [*args, "/bin/sh", "-c", _UNSHARE_SCRIPT, "sh", root, *steps, "--", *program]
+
+
+def _mount_point(sources: Sequence[str]) -> str:
+    """A folder to mount the new root on. What lies under it is hidden from then on, so no source may.
+
+    Raises: NoSandbox if every candidate holds a source.
+    """
+    for folder in MOUNT_POINTS:
+        if os.path.isdir(folder) and not any(Path(source).is_relative_to(folder) for source in sources):
+            return folder
+    raise NoSandbox(f"no folder to mount the sandbox on: each of {', '.join(MOUNT_POINTS)} is missing or in use")
 
 
 @cache

@@ -43,3 +43,18 @@ def test_a_tier_asked_for_by_name_must_work(monkeypatch: pytest.MonkeyPatch) -> 
 def test_an_unknown_tier_is_refused_by_name() -> None:
     with pytest.raises(ValueError, match="'docker'"):
         tiers.choose("docker")
+
+
+def test_a_box_that_does_not_open_proves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tiers, "interpreter", lambda: "/nowhere/python")
+    findings = list(examine("none", ROOT, os.getpid()))
+    assert findings
+    assert not any(finding.ok for finding in findings)
+
+
+def test_the_mount_point_never_hides_what_is_to_be_mounted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tiers.os.path, "isdir", lambda folder: folder in tiers.MOUNT_POINTS)
+    assert tiers._mount_point(["/home/x/labkit"]) == "/mnt"
+    assert tiers._mount_point(["/mnt/c/labkit", "/tmp/clone/worker"]) == "/media"
+    with pytest.raises(tiers.NoSandbox, match="/mnt, /media, /srv, /tmp"):
+        tiers._mount_point([f"{folder}/x" for folder in tiers.MOUNT_POINTS])
