@@ -18,6 +18,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 
+import autograder
+import labkit
 from autograder.course import Course, Lab, seed_id
 from autograder.intake import Rejected, read_regular
 from autograder.judge.grade import Job
@@ -82,7 +84,7 @@ def _job(course: Course, lab: Lab, path: Path, suite: str, tier: str) -> Job:
     except Rejected:
         # Intake will refuse it again with the same words; its name stands in for content nobody should read.
         sha256 = hashlib.sha256(b"unread:" + os.fsencode(path)).hexdigest()
-    return Job(lab.id, str(path), str(path), sha256, suite, course.seed(sha256, suite), tier)
+    return Job(lab.id, os.path.abspath(path), str(path), sha256, suite, course.seed(sha256, suite), tier)
 
 
 def _job_id(job: Job) -> str:
@@ -107,10 +109,12 @@ def _run(course: Course, job: Job) -> SubmissionResult:
     """One judge process. Whatever goes wrong with the judge itself is infra."""
     request = json.dumps({"root": str(course.root), "job": asdict(job), "runner_pid": os.getpid()})
     deadline_s = Limits().total_s + JUDGE_GRACE_S
-    environment = {**os.environ, "PYTHONHASHSEED": "0"}
+    # The judge's modules come from where this one's came from, installed or not, and never from the working folder.
+    homes = [str(Path(autograder.__file__).parents[1]), str(Path(labkit.__file__).parents[1])]
+    environment = {**os.environ, "PYTHONHASHSEED": "0", "PYTHONPATH": os.pathsep.join(homes)}
     try:
         done = subprocess.run(
-            [sys.executable, "-m", "autograder.judge"],
+            [sys.executable, "-P", "-m", "autograder.judge"],
             input=request.encode(),
             capture_output=True,
             timeout=deadline_s,

@@ -73,6 +73,11 @@ def deny_new_namespace():
     if libc.unshare(0x10000000) != 0:
         raise OSError(ctypes.get_errno(), "unshare")
 
+def deny_capabilities():
+    status = dict(line.split(":\t", 1) for line in open("/proc/self/status") if ":\t" in line)
+    if int(status["CapEff"], 16) == 0 and int(status["CapPrm"], 16) == 0:
+        raise PermissionError("no capability is held")
+
 def deny_see_other_processes():
     os.kill(GRADER, 0)
 
@@ -110,6 +115,7 @@ BOXED_ONLY = frozenset(
         "deny_read_course",
         "deny_read_passwords",
         "deny_connect",
+        "deny_capabilities",
         "deny_see_other_processes",
         "deny_fill_disk",
     }

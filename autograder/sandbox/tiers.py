@@ -136,8 +136,13 @@ shift
 mount -t tmpfs -o mode=755,size=1m tmpfs "$root"
 bind() {  # outside inside
   if [ -d "$1" ]; then mkdir -p "$root$2"; else mkdir -p "$root${2%/*}"; : > "$root$2"; fi
-  mount --bind "$1" "$root$2"
-  mount -o remount,bind,ro,nosuid "$root$2"
+  # Recursively, for the kernel refuses to uncover what a mount inside hides; then each of them read-only by itself,
+  # with the flags it has, because those of an outer namespace may not be dropped.
+  mount --rbind "$1" "$root$2"
+  while read -r _ _ _ _ point options _; do
+    point=$(printf '%b' "$point")
+    case "$point/" in "$root$2/"*) mount -o "remount,bind,ro${options#r[wo]},nosuid" "$point" ;; esac
+  done < /proc/self/mountinfo
 }
 while [ "$1" != -- ]; do
   case "$1" in
@@ -157,7 +162,7 @@ rmdir /old
 mount -o remount,bind,ro /
 cd /tmp
 PATH=/usr/bin:/bin
-exec unshare --user --map-user=65534 --map-group=65534 setpriv --no-new-privs --bounding-set=-all -- "$@"
+exec unshare --user --map-user=65534 --map-group=65534 setpriv --no-new-privs -- "$@"
 """
 
 

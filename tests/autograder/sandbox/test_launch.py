@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -182,3 +184,24 @@ def test_the_cpu_cap_ends_a_worker_that_computes_too_long(tier: str) -> None:
     ):
         connection.request(20, op="exec", name="cell", source="while True:\n    pass")
     assert gone.value.kind == "died"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="making a mount inside /usr needs root")
+def test_a_mount_inside_a_system_folder_is_read_only_too(tier: str) -> None:
+    # A GPU machine has its driver mounted below /usr; a plain bind of /usr is refused by the kernel there.
+    script = (
+        "from autograder.sandbox.launch import Connection\n"
+        "from autograder.sandbox.limits import Limits\n"
+        f"with Connection({tier!r}, Limits()) as connection:\n"
+        "    reply = connection.request(10, op='exec', name='cell', source=\"open('/usr/local/share/x', 'w')\")\n"
+        "    print(reply['error']['message'])\n"
+    )
+    inside = f'mount -t tmpfs tmpfs /usr/local/share && exec {sys.executable} -c "$0"'
+    done = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", inside, script],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "Read-only file system" in done.stdout, done.stderr
