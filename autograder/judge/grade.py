@@ -36,6 +36,23 @@ class Job:
     seed: int
     tier: str
 
+    def result(
+        self, status: str, seconds: float, groups: tuple[GroupResult, ...] = (), flags: tuple[str, ...] = ()
+    ) -> SubmissionResult:
+        """The result of this job."""
+        return SubmissionResult(
+            lab=self.lab,
+            submission=self.label,
+            sha256=self.sha256,
+            suite=self.suite,
+            seed_id=seed_id(self.seed),
+            device="cpu",
+            seconds=round(seconds, 3),
+            status=status,
+            groups=groups,
+            flags=flags,
+        )
+
 
 def grade(course: Course, job: Job, limits: Limits | None = None) -> SubmissionResult:
     """Grade one file. Never raises for what a student handed in; infra faults come back as status `infra`."""
@@ -45,7 +62,8 @@ def grade(course: Course, job: Job, limits: Limits | None = None) -> SubmissionR
     try:
         submission = take(Path(job.path), lab, limits)
     except Rejected as rejected:
-        return _result(job, start, "rejected", _all(lab, [], Verdict.NOT_RUN, str(rejected)), (str(rejected),))
+        groups = _all(lab, [], Verdict.NOT_RUN, str(rejected))
+        return job.result("rejected", time.monotonic() - start, groups, (str(rejected),))
     try:
         tests = hidden_tests(lab)
         session = Session(Plan(submission.cells, job.tier, limits, tuple(lab.suite.PACKAGES)))
@@ -54,25 +72,8 @@ def grade(course: Course, job: Job, limits: Limits | None = None) -> SubmissionR
         finally:
             session.close()
     except (StartFailed, SuiteBroken) as fault:
-        return _result(job, start, "infra", (), (f"INFRA: {fault}",))
-    return _result(job, start, "graded", groups, (*submission.flags, *session.flags))
-
-
-def _result(
-    job: Job, start: float, status: str, groups: tuple[GroupResult, ...], flags: tuple[str, ...]
-) -> SubmissionResult:
-    return SubmissionResult(
-        lab=job.lab,
-        submission=job.label,
-        sha256=job.sha256,
-        suite=job.suite,
-        seed_id=seed_id(job.seed),
-        device="cpu",
-        seconds=round(time.monotonic() - start, 3),
-        status=status,
-        groups=groups,
-        flags=flags,
-    )
+        return job.result("infra", time.monotonic() - start, flags=(f"INFRA: {fault}",))
+    return job.result("graded", time.monotonic() - start, groups, (*submission.flags, *session.flags))
 
 
 def _all(lab: Lab, tests: list[HiddenTest], verdict: Verdict, message: str) -> tuple[GroupResult, ...]:

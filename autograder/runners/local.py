@@ -123,23 +123,10 @@ def _run(course: Course, job: Job) -> SubmissionResult:
             env=environment,
         )
     except subprocess.TimeoutExpired:
-        return _infra(job, f"the judge did not end within {deadline_s:g} s")
+        return job.result("infra", deadline_s, flags=(f"INFRA: the judge did not end within {deadline_s:g} s",))
     try:
         return SubmissionResult.from_json(json.loads(done.stdout))
     except (ValueError, KeyError, TypeError):
         tail = done.stderr.decode("utf-8", "replace").strip().splitlines()[-1:]
-        return _infra(job, f"the judge ended with status {done.returncode}: {' '.join(tail)[:300]}")
-
-
-def _infra(job: Job, reason: str) -> SubmissionResult:
-    return SubmissionResult(
-        lab=job.lab,
-        submission=job.label,
-        sha256=job.sha256,
-        suite=job.suite,
-        seed_id=seed_id(job.seed),
-        device="cpu",
-        seconds=0.0,
-        status="infra",
-        flags=(f"INFRA: {reason}",),
-    )
+        reason = f"the judge ended with status {done.returncode}: {' '.join(tail)[:300]}"
+        return job.result("infra", 0.0, flags=(f"INFRA: {reason}",))

@@ -55,7 +55,7 @@ def test_grade_says_by_its_exit_code_that_a_file_could_not_be_graded(
 ) -> None:
     from autograder.runners import local
 
-    monkeypatch.setattr(local, "_run", lambda course, job: local._infra(job, "no judge"))
+    monkeypatch.setattr(local, "_run", lambda course, job: job.result("infra", 0.0))
     assert run(small_course, "grade", LAB, str(right)) == 1
 
 

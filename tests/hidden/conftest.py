@@ -13,8 +13,6 @@ import pytest
 from autograder.course import load_module
 from autograder.judge.subject import Make, local
 
-SUBJECTS = {"lab3_block_allocator": ("reference_impl.memory", "BlockAllocator")}
-"""Lab -> module and name of its reference; submissions define the same name."""
 CORPUS = Path(__file__).parents[1] / "submissions"
 
 
@@ -30,7 +28,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 @pytest.fixture
 def make(request: pytest.FixtureRequest) -> Make:
     """Builds the object under test."""
-    module_name, name = SUBJECTS[request.path.parent.name]
+    suite = load_module(request.path.parent / "suite.py", "suite")
+    ((name, module_name),) = suite.REFERENCE.items()
     if request.param == "reference":
         return local(getattr(import_module(module_name), name))
     return local(getattr(load_module(request.param, f"design_{request.param.stem}"), name))

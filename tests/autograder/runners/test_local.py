@@ -88,7 +88,7 @@ def test_a_judge_that_breaks_is_tried_again_and_never_scored(
 
     def broken(course: Course, job: local.Job) -> SubmissionResult:
         tries.append(1)
-        return local._infra(job, "the machine is on fire")
+        return job.result("infra", 0.0, flags=("INFRA: the machine is on fire",))
 
     monkeypatch.setattr(local, "_run", broken)
     (result,) = grade_files(small_course, LAB, submissions[:1])
