@@ -130,6 +130,9 @@ def _grade(course: Course, args: argparse.Namespace) -> int:
     from autograder.runners.local import grade_files
 
     _check_device(course, args)
+    missing = [str(path) for path in args.files if not os.path.lexists(path)]
+    if missing:
+        raise UserError(f"no such file: {', '.join(missing)}; nothing was graded")
     console = Console()
     with _bar(console, len(args.files)) as shown:
         results = grade_files(course, args.lab, args.files, sandbox=args.sandbox, slots=args.slots, progress=shown)

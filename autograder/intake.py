@@ -93,7 +93,8 @@ def take(path: Path, lab: Lab, limits: Limits | None = None) -> Submission:
     if data[:2] == b"PK":
         raise Rejected(f"{path.name} is a zip archive; submit the file inside it")
     try:
-        text = data.decode("utf-8")
+        # With or without the mark that some editors put before the first character.
+        text = data.decode("utf-8-sig")
     except UnicodeDecodeError:
         raise Rejected(f"{path.name} is not UTF-8 text") from None
     sha256 = hashlib.sha256(data).hexdigest()

@@ -72,7 +72,6 @@ class Session:
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
         self.flags: list[str] = []
-        self.printed = ""
         self.generation = 0
         self.garbage: list[int] = []
         self.hurry = False
@@ -113,7 +112,6 @@ class Session:
                 how = {"deadline": f"ran longer than {self.plan.limits.load_cell_s:g} s", "died": "ended its process"}
                 self._note(f"{cell.name} {how.get(gone.kind, 'broke the protocol')} and was left out")
                 return False
-        self.printed = bytes(connection.printed).decode("utf-8", "replace")
         return True
 
     def _run_cell(self, connection: Connection, cell: Cell) -> None:

@@ -63,6 +63,7 @@ def test_grade_says_by_its_exit_code_that_a_file_could_not_be_graded(
     ("args", "words"),
     [
         (("grade", "lab9", "x.py"), "no lab 'lab9'"),
+        (("grade", LAB, "x.py"), "no such file: x.py"),
         (("grade", LAB, "x.py", "--device", "cuda"), "no group that runs on a GPU"),
         (("grade", LAB, "x.py", "--slots", "0"), "--slots must be at least 1, got 0"),
         (("report", "lab9"), "no lab 'lab9'"),

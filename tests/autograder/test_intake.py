@@ -101,6 +101,12 @@ def test_a_timed_cell_keeps_its_code_and_a_shell_cell_has_none(tmp_path: Path, l
     assert (timed.plain, shell.plain) == ("\nx = 1", "")
 
 
+def test_a_byte_order_mark_is_no_part_of_the_code(tmp_path: Path, lab: Lab) -> None:
+    taken = take(submit(tmp_path, b"\xef\xbb\xbfclass Thing: pass\n", "mine.py"), lab)
+    assert taken.cells[0].source == "class Thing: pass\n"
+    assert take(submit(tmp_path, b"\xef\xbb\xbf" + notebook(SOLUTION).encode()), lab).cells
+
+
 def test_a_python_file_is_one_cell(tmp_path: Path, lab: Lab) -> None:
     taken = take(submit(tmp_path, "class Thing: pass\n", "mine.py"), lab)
     assert [(cell.name, cell.source) for cell in taken.cells] == [("mine.py", "class Thing: pass\n")]
