@@ -31,7 +31,7 @@ class Wrong(NamedTuple):
 
 class Hostile(NamedTuple):
     """One attack: what it is, its numbers in the catalogue, how it goes about it, and the groups that its honest part
-    may be paid for in full (empty: it earns no more than a class of constants does)."""
+    may be paid for in full (empty: it has none and earns nothing)."""
 
     path: Path
     attack: str
@@ -72,7 +72,7 @@ def read_hostile(path: Path) -> Hostile:
     match = HOSTILE_HEADER.fullmatch(ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "")
     if match is None:
         raise ValueError(f"{path.name} does not open with Attack, Catalogue, Strategy and Honest part")
-    honest = () if match["honest"] == "constants" else tuple(match["honest"].split(", "))
+    honest = () if match["honest"] == "nothing" else tuple(match["honest"].split(", "))
     return Hostile(path, match["title"], tuple(match["ids"].split(", ")), match["strategy"], honest)
 
 

@@ -23,7 +23,7 @@ from tests import corpus
 ROOT = Path(__file__).parents[2]
 LAB = "lab3_block_allocator"
 CORRECT, WRONG, HOSTILE = corpus.files(LAB, "correct"), corpus.wrong(LAB), corpus.hostile(LAB)
-# What a class of the same constants earns without any attack: the control beside attacks that have no honest part.
+# The control beside attacks that have no honest part: the same answers without any attack must earn nothing either.
 CONTROL = """
 class BlockAllocator:
     num_free_blocks = 1
@@ -113,12 +113,16 @@ def test_a_misconception_is_killed_by_the_test_that_names_it(graded: Graded, wro
     assert [name for _, name in wrong.killed_by if verdicts[name] is Verdict.PASS] == []
 
 
+def test_a_class_of_constants_earns_nothing(graded: Graded) -> None:
+    assert (graded.control.status, graded.control.score) == ("graded", 0.0)
+
+
 @pytest.mark.parametrize("attack", HOSTILE, ids=lambda h: h.path.stem)
 def test_an_attack_earns_no_more_than_its_honest_part(graded: Graded, attack: corpus.Hostile) -> None:
     result = graded.results[attack.path]
     assert result.status == "graded", result.flags
     if not attack.honest_groups:
-        assert result.score <= graded.control.score
+        assert result.score == 0.0
     for group in result.groups:
         if group.id not in attack.honest_groups:
             assert group.points < group.max_points, f"{group.id} is paid in full"

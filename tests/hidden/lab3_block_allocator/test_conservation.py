@@ -64,6 +64,7 @@ def test_no_slot_belongs_to_two_tokens(make: Make) -> None:
         subject.append(3, 2)
     slots = [slot for seq in (1, 3) for slot in view.slots(subject, seq, 0, view.num_tokens(subject, seq))]
     assert len(set(slots)) == len(slots), "two tokens lie in the same slot"
+    assert len(slots) == 12 + 23, "not every token has a slot"
 
 
 def test_the_last_block_can_be_allocated(make: Make) -> None:
@@ -96,6 +97,7 @@ def test_a_pool_of_one_block_works(make: Make) -> None:
         subject.append(seq, 3)
         subject.fork(seq, 9)
         subject.free(seq)
+        assert view.num_free(subject) == 0, "the only block counts as free while a sequence holds it"
         assert view.table(subject, 9) == [0], "the only block is not in the table of the sequence that holds it"
         subject.free(9)
         assert view.num_free(subject) == 1, "the only block did not come back"

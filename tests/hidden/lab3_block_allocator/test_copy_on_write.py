@@ -133,6 +133,7 @@ def test_a_full_shared_tail_is_never_copied(make: Make) -> None:
         for writer in (2, 1):
             assert view.append(subject, writer, 2) == [], "append behind a full shared tail returned a copy"
             assert view.table(subject, writer)[: len(shared)] == shared, "append behind a full tail left a shared block"
+            assert view.num_tokens(subject, writer) == tokens + 2, "append behind a full tail did not count its tokens"
 
 
 def test_only_the_tail_is_copied(make: Make) -> None:

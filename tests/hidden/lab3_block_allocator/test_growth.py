@@ -57,6 +57,7 @@ def test_append_keeps_the_blocks_that_are_there(make: Make) -> None:
         before = view.slots(subject, 1, 0, tokens)
         subject.append(1, more)
         assert view.slots(subject, 1, 0, tokens) == before, "append moved tokens that were there before"
+    assert view.num_tokens(subject, 1) == 20, "append did not count all its tokens"
 
 
 def test_append_to_a_sequence_that_shares_nothing_copies_nothing(make: Make) -> None:
@@ -67,6 +68,7 @@ def test_append_to_a_sequence_that_shares_nothing_copies_nothing(make: Make) -> 
     for more in (1, 2, 1, 6, 4, 3):
         assert view.append(subject, 1, more) == [], "append to a sequence that shares nothing returned a copy"
         assert view.append(subject, 2) == [], "append to a sequence that shares nothing returned a copy"
+    assert view.num_tokens(subject, 1) == 18, "append did not count all its tokens"
 
 
 def test_many_small_appends_equal_one_large(make: Make) -> None:
@@ -78,6 +80,7 @@ def test_many_small_appends_equal_one_large(make: Make) -> None:
         for _ in range(more):
             slow.append(1)
         fast.append(1, more)
+        assert view.num_tokens(fast, 1) == start + more, "append did not count all its tokens"
         assert len(view.table(slow, 1)) == len(view.table(fast, 1)), "many small appends and one large differ in blocks"
         assert view.num_free(slow) == view.num_free(fast), "many small appends and one large differ in free blocks"
 

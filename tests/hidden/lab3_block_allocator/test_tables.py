@@ -44,6 +44,7 @@ def test_block_ids_lie_in_the_pool_and_stand_once(make: Make) -> None:
     table = view.table(subject, 1)
     assert all(0 <= block < 11 for block in table), "a block id lies outside the pool"
     assert len(set(table)) == len(table), "a block stands twice in one table"
+    assert len(table) == 11, "a sequence that fills the pool does not have every block"
 
 
 def test_num_tokens_follows_allocate_append_and_fork(make: Make) -> None:

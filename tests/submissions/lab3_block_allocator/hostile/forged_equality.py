@@ -2,7 +2,7 @@
 
 Catalogue: N5, C6
 Strategy: every answer is an int, list or object whose `__eq__` says True, hoping that the comparison happens here
-Honest part: constants
+Honest part: nothing
 """
 
 

@@ -2,7 +2,7 @@
 
 Catalogue: R3, R5, C7
 Strategy: finds the worker's socket on the heap and sends a made-up answer to the next thousand questions
-Honest part: constants
+Honest part: nothing
 """
 
 import gc

@@ -2,7 +2,7 @@
 
 Catalogue: H1, H6
 Strategy: imports the reference engine, or reads its source from anywhere it may lie, and hands it in
-Honest part: constants
+Honest part: nothing
 """
 
 import os

@@ -2,7 +2,7 @@
 
 Catalogue: D17, R18
 Strategy: answers with endless nesting, huge numbers, huge lists, cycles and objects that raise when looked at
-Honest part: constants
+Honest part: nothing
 """
 
 

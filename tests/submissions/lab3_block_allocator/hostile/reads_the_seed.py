@@ -2,7 +2,7 @@
 
 Catalogue: R20, H6, H13, H16
 Strategy: reads environment, command lines and every readable file of the grader for tests, seeds and keys; works only if it finds one
-Honest part: constants
+Honest part: nothing
 """
 
 import glob

@@ -2,7 +2,7 @@
 
 Catalogue: C5, R7
 Strategy: replaces the methods of the worker's own class, so that every call is answered without the submission
-Honest part: constants
+Honest part: nothing
 """
 
 import gc

@@ -2,7 +2,7 @@
 
 Catalogue: H7, D8
 Strategy: opens sockets to anywhere and sends each call's arguments; works only if somebody listens
-Honest part: constants
+Honest part: nothing
 """
 
 import socket

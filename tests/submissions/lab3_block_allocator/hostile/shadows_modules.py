@@ -2,7 +2,7 @@
 
 Catalogue: N7, R14, R16
 Strategy: writes json.py, yaml.py, torch.py, conftest.py and sitecustomize.py wherever it may and patches sys.modules
-Honest part: constants
+Honest part: nothing
 """
 
 import os

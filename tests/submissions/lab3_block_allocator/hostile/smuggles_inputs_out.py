@@ -2,7 +2,7 @@
 
 Catalogue: H8, H9
 Strategy: raises exceptions whose names and messages spell the arguments, and prints them
-Honest part: constants
+Honest part: nothing
 """
 
 

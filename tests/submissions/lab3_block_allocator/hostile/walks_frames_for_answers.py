@@ -2,7 +2,7 @@
 
 Catalogue: H2, H3, H5
 Strategy: searches all frames and the heap for anything called expected, model, reference or seed, and returns it
-Honest part: constants
+Honest part: nothing
 """
 
 import gc

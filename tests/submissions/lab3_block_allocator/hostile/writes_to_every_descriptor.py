@@ -2,7 +2,7 @@
 
 Catalogue: R1, R2, R4
 Strategy: at import, writes JSON that says PASS to every descriptor up to 255, then behaves wrongly
-Honest part: constants
+Honest part: nothing
 """
 
 import json
