@@ -22,7 +22,7 @@ class Limits:
     impatient_call_s: float = 1.0
     """The deadline of a call once `patience` calls have run into theirs: one endless method must not eat the rest."""
     patience: int = 2
-    total_s: float = 90.0
+    total_s: float = 60.0
     restarts: int = 60
     cpu_s: int = 60
     memory_bytes: int = 2 << 30
