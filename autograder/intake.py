@@ -19,7 +19,8 @@ from typing import Any
 from autograder.course import Lab
 from autograder.sandbox.limits import Limits
 
-MAGIC_LINE = re.compile(r"^\s*(?:%|!|\?)|\?\s*$")
+# %magic, !shell, ?help before a name, and help? behind a bare name; not every line that ends in a question mark.
+MAGIC_LINE = re.compile(r"^\s*(?:%|!|\?)|^\s*[\w.]+\?{1,2}\s*$")
 KEPT_CELL_MAGICS = ("%%time", "%%timeit", "%%capture")
 
 

@@ -16,7 +16,7 @@ from autograder.intake import Rejected, take
 from autograder.judge.remote import Plan, Session, TestEnded, remote
 from autograder.judge.subject import Make, local
 from autograder.judge.suite import HiddenTest, SuiteBroken, hidden_tests, run_test
-from autograder.judge.verdicts import GroupResult, SubmissionResult, TestResult, Verdict
+from autograder.judge.verdicts import GroupResult, SubmissionResult, TestResult, Verdict, clean
 from autograder.sandbox.launch import StartFailed, WorkerGone
 from autograder.sandbox.limits import Limits
 from labkit import checks, contracts
@@ -50,7 +50,7 @@ class Job:
             seconds=round(seconds, 3),
             status=status,
             groups=groups,
-            flags=flags,
+            flags=tuple(clean(flag) for flag in flags),
         )
 
 
@@ -64,6 +64,8 @@ def grade(course: Course, job: Job, limits: Limits | None = None) -> SubmissionR
     except Rejected as rejected:
         groups = _all(lab, [], Verdict.NOT_RUN, str(rejected))
         return job.result("rejected", time.monotonic() - start, groups, (str(rejected),))
+    if submission.sha256 != job.sha256:
+        return job.result("infra", time.monotonic() - start, flags=("INFRA: the file changed before it was graded",))
     try:
         tests = hidden_tests(lab)
         session = Session(Plan(submission.cells, job.tier, limits, tuple(lab.suite.PACKAGES)))
@@ -92,7 +94,8 @@ def _judge(lab: Lab, tests: list[HiddenTest], session: Session, seed: int) -> tu
         faults = _contract_faults(session, name, methods)
     except TestEnded as ended:
         return _all(lab, tests, ended.verdict, ended.message)
-    session.flags += faults.values()
+    for fault in faults.values():
+        session.note(fault)
     make = remote(session, name, methods, faults)
     reference = local(lab.reference(name))
     by_group: dict[str, list[TestResult]] = {group.id: [] for group in lab.groups}
@@ -155,4 +158,4 @@ def _counterexample(lab: Lab, group: str, session: Session, make: Make) -> str:
     failed = next((result for result in results if not result.passed), None)
     if failed is None:
         return ""
-    return f"{failed.sentence} {failed.counterexample or ''}".strip()[:COUNTEREXAMPLE_CHARS]
+    return clean(f"{failed.sentence} {failed.counterexample or ''}".strip()[:COUNTEREXAMPLE_CHARS])

@@ -42,7 +42,10 @@ class StudentRaised(Exception):  # noqa: N818 - what happened
 PUBLIC_ERRORS: dict[str, type[Exception]] = {
     name: value
     for name, value in vars(builtins).items()
-    if isinstance(value, type) and issubclass(value, Exception) and not issubclass(value, UnicodeError)
+    # Those two kinds cannot be built without arguments, which stay behind.
+    if isinstance(value, type)
+    and issubclass(value, Exception)
+    and not issubclass(value, (UnicodeError, ExceptionGroup))
 } | {"OutOfBlocks": OutOfBlocks}
 
 
@@ -97,7 +100,12 @@ class Session:
             self._check_budget()
             self.generation += 1
             connection = Connection(self.plan.tier, limits, self.plan.packages)
-            if self._load(connection):
+            try:
+                loaded = self._load(connection)
+            except BaseException:
+                connection.close()
+                raise
+            if loaded:
                 self._connection = connection
                 return
 
@@ -105,29 +113,31 @@ class Session:
         for cell in self.plan.cells:
             if cell.name in self._skipped:
                 continue
+            self._check_budget()
             try:
                 self._run_cell(connection, cell)
             except WorkerGone as gone:
                 self._skipped.add(cell.name)
                 how = {"deadline": f"ran longer than {self.plan.limits.load_cell_s:g} s", "died": "ended its process"}
-                self._note(f"{cell.name} {how.get(gone.kind, 'broke the protocol')} and was left out")
+                self.note(f"{cell.name} {how.get(gone.kind, 'broke the protocol')} and was left out")
                 return False
         return True
 
     def _run_cell(self, connection: Connection, cell: Cell) -> None:
         """Run one cell; an error in it is a remark, as in a notebook run with "allow errors"."""
-        deadline_s = self.plan.limits.load_cell_s
+        # Never past the end of the budget, so that many slow cells cannot add up.
+        deadline_s = min(self.plan.limits.load_cell_s, self._ends_at - time.monotonic())
         reply = connection.request(deadline_s, op="exec", name=cell.name, source=cell.source)
         error = reply.get("error")
         if _is_syntax_error(error) and cell.plain not in ("", cell.source):
             reply = connection.request(deadline_s, op="exec", name=cell.name, source=cell.plain)
             error = reply.get("error")
             if not error:
-                self._note(f"{cell.name}: lines for the notebook only (%, !, ?) were left out")
+                self.note(f"{cell.name}: lines for the notebook only (%, !, ?) were left out")
         if isinstance(error, dict) and not cell.ours:
-            self._note(f"{cell.name} stopped at line {error.get('line')}: {_short(error)}")
+            self.note(f"{cell.name} stopped at line {error.get('line')}: {_short(error)}")
 
-    def _note(self, flag: str) -> None:
+    def note(self, flag: str) -> None:
         """A remark for the feedback, once: every fresh worker loads the same cells again."""
         if flag not in self.flags and len(self.flags) < FLAGS_MAX:
             self.flags.append(flag)
@@ -135,9 +145,9 @@ class Session:
     def ask(self, generation: int, **message: Any) -> Any:
         """The value of one request to the worker that holds the object. Raises: what the student's code raised, or
         TestEnded. Objects die with their worker, so a request for an older worker ends the test as well."""
-        connection = self.worker()
-        if generation != self.generation:
+        if self._connection is None or generation != self.generation:
             raise TestEnded(Verdict.CRASHED, "the object was lost when its process ended")
+        connection = self._connection
         deadline_s = self._deadline_s(message["op"])
         dropped, self.garbage = self.garbage, []
         try:

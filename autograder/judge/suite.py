@@ -51,6 +51,10 @@ def hidden_tests(lab: Lab) -> list[HiddenTest]:
             if not sentence:
                 raise SuiteBroken(f"{path.name}: {name} has no sentence for the student")
             found.append(HiddenTest(group, name, sentence, function))
+    in_notebook, in_tests = {group.id for group in lab.groups}, {test.group for test in found}
+    if in_notebook != in_tests:
+        odd = ", ".join(sorted(in_notebook ^ in_tests))
+        raise SuiteBroken(f"groups of the notebook and of the hidden tests differ: {odd}")
     return found
 
 

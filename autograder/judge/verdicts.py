@@ -7,10 +7,17 @@ weights, here and nowhere else: not finite, negative or above the maximum cannot
 
 from __future__ import annotations
 
+import unicodedata
 from dataclasses import dataclass, field
 from enum import Enum
 from fractions import Fraction
 from typing import Any
+
+
+def clean(text: str) -> str:
+    """`text` without control characters and lone surrogates: what a student wrote must neither act on a terminal nor
+    be impossible to write to a file."""
+    return "".join(c if c in "\n\t" or unicodedata.category(c) not in ("Cc", "Cf", "Cs") else "\ufffd" for c in text)
 
 
 class Verdict(Enum):

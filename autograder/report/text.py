@@ -6,9 +6,21 @@ character that a terminal would act on.
 
 from __future__ import annotations
 
-import unicodedata
+from typing import Any
 
-from autograder.judge.verdicts import GroupResult, SubmissionResult, TestResult, Verdict
+from autograder.judge.verdicts import GroupResult, SubmissionResult, TestResult, Verdict, clean
+
+__all__ = [
+    "WORDS",
+    "clean",
+    "clean_values",
+    "group_text",
+    "heading_text",
+    "line_of",
+    "points_text",
+    "report_text",
+    "title_of",
+]
 
 WORDS = {
     Verdict.PASS: "passed",
@@ -30,9 +42,13 @@ WORDS = {
 }
 
 
-def clean(text: str) -> str:
-    """`text` without control characters: a terminal or an editor must not act on what a student wrote."""
-    return "".join(c if c in "\n\t" or unicodedata.category(c) not in ("Cc", "Cf", "Cs") else "\ufffd" for c in text)
+def clean_values(value: Any) -> Any:
+    """A plain object with every text in it cleaned, for a file: half a surrogate pair cannot be written as UTF-8."""
+    if isinstance(value, str):
+        return clean(value)
+    if isinstance(value, dict):
+        return {key: clean_values(inner) for key, inner in value.items()}
+    return [clean_values(inner) for inner in value] if isinstance(value, list) else value
 
 
 def points_text(points: float) -> str:

@@ -32,6 +32,9 @@ INFRA_TRIES = 2
 JUDGE_GRACE_S = 60.0
 """How long a judge may take beyond the budget of its submission before it is ended as our fault."""
 
+JUDGE_TOO_SLOW = "INFRA: the judge did not end in time"
+"""Not tried again: a submission might cause it, and would hold the slot once more."""
+
 Progress = Callable[[SubmissionResult], None]
 
 
@@ -99,7 +102,7 @@ def _finished_or_run(course: Course, journal: Journal, job: Job, job_id: str) ->
         result = _run(course, job)
         if result.status == "graded":
             result = journal.add(job_id, result)
-        if result.status != "infra":
+        if result.status != "infra" or JUDGE_TOO_SLOW in result.flags:
             break
     assert result is not None
     return dataclasses.replace(result, submission=job.label)
@@ -123,7 +126,7 @@ def _run(course: Course, job: Job) -> SubmissionResult:
             env=environment,
         )
     except subprocess.TimeoutExpired:
-        return job.result("infra", deadline_s, flags=(f"INFRA: the judge did not end within {deadline_s:g} s",))
+        return job.result("infra", deadline_s, flags=(JUDGE_TOO_SLOW,))
     try:
         return SubmissionResult.from_json(json.loads(done.stdout))
     except (ValueError, KeyError, TypeError):

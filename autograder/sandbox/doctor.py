@@ -1,8 +1,8 @@
-"""Proof that the sandbox denies what it must, with a positive control beside each deny.
+"""Proof that the sandbox denies what it must, with controls that show it is not merely broken.
 
 Owns: the probes. Each is a function that runs inside a real worker of a tier, as student code would, and says what
-happened; a probe that should be refused must be refused there, and its control must work there (or the refusal proves
-only that something is broken). Knows nothing of labs.
+happened. A deny must be refused with the very error that its layer gives, and the controls must work (or a refusal
+proves only that something is broken). Knows nothing of labs.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from autograder.sandbox.launch import Connection, StartFailed, WorkerGone
 from autograder.sandbox.limits import Limits
 
 PROBE_DEADLINE_S = 15.0
+WENT_THROUGH = "went through"
 
 # Source of the probes. Each `deny_*` must end in an error (or, for `kill`, end the worker); each `allow_*` must not.
 PROBES = r"""
@@ -100,6 +101,11 @@ def deny_many_files():
 def deny_memory():
     bytearray(1 << 40)
 
+def deny_shared_memory():
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.shmget(0, 1 << 20, 0o1600) < 0:
+        raise OSError(ctypes.get_errno(), "shmget")
+
 def allow_memory():
     bytearray(1 << 24)
 
@@ -109,6 +115,26 @@ def deny_inherited_files():
     if len(others) <= 2:
         raise OSError("nothing else is open")
 """
+REFUSALS = {
+    "deny_write_outside": "OSError: [Errno 30]",
+    "deny_read_course": "FileNotFoundError",
+    "deny_read_passwords": "FileNotFoundError",
+    "deny_connect": "OSError: [Errno 101]",
+    "deny_vsock": "PermissionError",
+    "deny_fork": "PermissionError",
+    "deny_exec": "PermissionError",
+    "deny_ptrace": "PermissionError",
+    "deny_new_namespace": "PermissionError",
+    "deny_capabilities": "PermissionError",
+    "deny_see_other_processes": "ProcessLookupError",
+    "deny_fill_disk": "OSError: [Errno 28]",
+    "deny_large_file": "OSError: [Errno 27]",
+    "deny_many_files": "OSError: [Errno 24]",
+    "deny_memory": "MemoryError",
+    "deny_shared_memory": "PermissionError",
+    "deny_inherited_files": "OSError: nothing else is open",
+}
+"""How each deny must be refused: any other error, a misspelt name in a probe say, proves nothing."""
 BOXED_ONLY = frozenset(
     {
         "deny_write_outside",
@@ -146,8 +172,7 @@ def examine(tier: str, course_root: Path, grader_pid: int) -> Iterator[Finding]:
             # A box that does not open denies everything and proves nothing.
             yield Finding(name, False, f"the sandbox did not start: {error}")
             continue
-        refused = outcome != "went through"
-        yield Finding(name, refused == name.startswith("deny_"), outcome)
+        yield Finding(name, outcome.startswith(REFUSALS.get(name, WENT_THROUGH)), outcome)
 
 
 def _outcome(tier: str, source: str, name: str) -> str:
@@ -163,7 +188,7 @@ def _outcome(tier: str, source: str, name: str) -> str:
     except WorkerGone as gone:
         return f"the worker was ended ({gone})"
     if "ok" in reply:
-        return "went through"
+        return WENT_THROUGH
     raised = reply.get("error", {})
     return f"{raised.get('name')}: {raised.get('message')}"
 

@@ -63,7 +63,7 @@ class Connection:
                 start_new_session=True,
                 env=tiers.ENVIRONMENT,
             )
-        except OSError as error:
+        except (OSError, tiers.NoSandbox) as error:
             ours.close()
             raise StartFailed(str(error)) from error
         finally:
@@ -74,7 +74,7 @@ class Connection:
         self._hello(mounted, tier)
 
     def _hello(self, mounted: tiers.Mounts, tier: str) -> None:
-        hello = {"paths": list(mounted.paths), "limits": self.limits.for_worker(), "filter": True}
+        hello = {"paths": list(mounted.paths), "limits": self.limits.for_worker()}
         try:
             deadline = time.monotonic() + START_DEADLINE_S
             self._send(wire.pack(hello), deadline)
@@ -170,7 +170,7 @@ class Connection:
         return f"exit status {code}"
 
     def close(self) -> None:
-        """Kill the whole tree and wait for it. A boxed pid namespace dies with its first process."""
+        """Kill the worker and wait for it; the rest of a boxed pid namespace dies with its first process."""
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.kill()

@@ -2,8 +2,9 @@
 
 Owns: the numbers. Who enforces which: the judge's clock and pipes (`call_s`, `load_cell_s`, `total_s`,
 `printed_bytes`, `restarts`), the kernel through rlimits set in the worker (`memory_bytes`, `cpu_s`, `open_files`,
-`file_bytes`), the worker's system-call filter (`processes`), the mounts (`disk_bytes`), intake (`submission_bytes`,
-`cells`). Frame bytes, depth and items stand in `autograder.worker.wire`, which must run without this package.
+`file_bytes`), the worker's system-call filter (`allow_processes`), the mounts (`disk_bytes`), intake
+(`submission_bytes`, `cells`). Frame bytes, depth and items stand in `autograder.worker.wire`, which must run without
+this package.
 """
 
 from __future__ import annotations
@@ -29,11 +30,11 @@ class Limits:
     disk_bytes: int = 64 << 20
     file_bytes: int = 16 << 20
     open_files: int = 64
-    processes: int = 0
-    """New processes that student code may start. 0 refuses fork and exec; threads stay allowed, within memory."""
+    allow_processes: bool = False
+    """Whether student code may fork and exec. Threads it may start either way: their stacks count as memory."""
     printed_bytes: int = 64 << 10
 
     def for_worker(self) -> dict[str, int]:
         """The part that the worker applies to itself."""
-        names = ("memory_bytes", "file_bytes", "open_files", "cpu_s", "processes")
+        names = ("memory_bytes", "file_bytes", "open_files", "cpu_s", "allow_processes")
         return {name: getattr(self, name) for name in names}

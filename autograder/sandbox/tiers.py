@@ -116,12 +116,13 @@ def _bubblewrap(mounted: Mounts, disk_bytes: int, program: Sequence[str]) -> lis
             args += ["--ro-bind", folder, folder]
     for file in SYSTEM_FILES:
         args += ["--ro-bind-try", file, file]
-    for outside, inside in mounted.pairs:
-        args += ["--ro-bind", outside, inside]
     args += ["--proc", "/proc", "--dev", "/dev"]
     # bubblewrap's own /dev and / are writable tmpfs without a size; closed here, and /dev/shm given one.
     for folder in ("/dev/shm", "/tmp"):
         args += ["--size", str(disk_bytes), "--tmpfs", folder]
+    # After the scratch folders, for an interpreter may be installed below one of them.
+    for outside, inside in mounted.pairs:
+        args += ["--ro-bind", outside, inside]
     args += ["--remount-ro", "/dev", "--remount-ro", "/", "--chdir", "/tmp", "--"]
     return args + list(program)
 
@@ -183,6 +184,8 @@ def _unshare(mounted: Mounts, disk_bytes: int, program: Sequence[str]) -> list[s
     for folder in ("/dev/shm", "/tmp"):
         steps += ["scratch", folder, str(disk_bytes)]
     args = ["env", "-i", *(f"{name}={value}" for name, value in ENVIRONMENT.items())]
+    # With the judge dies this process, with it (--kill-child) the namespace's first, and with that all others.
+    args += ["setpriv", "--pdeathsig", "KILL"]
     args += [
         "unshare",
         "--user",
@@ -225,7 +228,7 @@ def works(tier: str) -> bool:
             timeout=30,
             check=False,
         )
-    except (OSError, subprocess.TimeoutExpired):
+    except (OSError, NoSandbox, subprocess.TimeoutExpired):
         return False
     return done.returncode == 0 and done.stdout.strip() == b"inside"
 

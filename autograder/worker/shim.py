@@ -130,9 +130,9 @@ def serve(connection: socket.socket) -> None:
     if hello is None:
         return
     sys.path.extend(hello["paths"])
+    harden.die_with_parent()
     harden.limit_resources(hello["limits"])
-    if hello["filter"]:
-        harden.filter_system_calls(allow_processes=hello["limits"]["processes"] > 0)
+    harden.filter_system_calls(allow_processes=bool(hello["limits"]["allow_processes"]))
     connection.sendall(wire.pack({"id": 0, "ok": "ready"}))
     worker = Worker()
     while (request := read_request()) is not None:

@@ -120,7 +120,8 @@ class _Decoder:
 
 def pack(message: dict[str, Any]) -> bytes:
     """One frame: a four-byte length, then the JSON text."""
-    body = json.dumps(message, separators=(",", ":")).encode()
+    # As text, not as escapes: a source full of accents would triple. Python strings may hold lone surrogates.
+    body = json.dumps(message, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "surrogatepass")
     if len(body) > FRAME_BYTES_MAX:
         raise WireError(f"a frame of {len(body)} bytes; at most {FRAME_BYTES_MAX} may cross")
     return HEADER.pack(len(body)) + body
@@ -137,7 +138,7 @@ def frame_length(header: bytes) -> int:
 def unpack(body: bytes) -> dict[str, Any]:
     """The message of a frame's body. WireError unless it is one JSON object of reasonable depth."""
     try:
-        message = json.loads(body)
+        message = json.loads(body.decode("utf-8", "surrogatepass"))
     except (ValueError, RecursionError) as error:
         raise WireError("a frame that is not JSON") from error
     if not isinstance(message, dict):

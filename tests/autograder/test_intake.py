@@ -96,6 +96,12 @@ def test_lines_for_the_notebook_only_have_a_plain_twin(tmp_path: Path, lab: Lab)
     assert taken.cells[-1].plain == "pass\nfor i in range(2):\n    pass\nx = 5 % 3\npass"
 
 
+def test_a_question_in_a_docstring_is_no_request_for_help(tmp_path: Path, lab: Lab) -> None:
+    source = 'def f():\n    """Is it free?\n    Who knows?"""\n    %timeit 1\nf?'
+    taken = take(submit(tmp_path, notebook(SETUP, code(source, "write_it", solution=True))), lab)
+    assert taken.cells[-1].plain == 'def f():\n    """Is it free?\n    Who knows?"""\n    pass\npass'
+
+
 def test_a_timed_cell_keeps_its_code_and_a_shell_cell_has_none(tmp_path: Path, lab: Lab) -> None:
     timed, shell = take(submit(tmp_path, notebook(SOLUTION, code("%%time\nx = 1"), code("%%bash\nls"))), lab).cells[-2:]
     assert (timed.plain, shell.plain) == ("\nx = 1", "")

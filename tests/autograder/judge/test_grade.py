@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -30,7 +32,8 @@ def graded(small_course: Course, tmp_path: Path, honest: str) -> Grader:
     def run(change: str, limits: Limits = FAST, name: str = "mine.py") -> SubmissionResult:
         path = tmp_path / name
         path.write_text(f"{honest}\nclass BlockAllocator(Honest):\n    pass\n\n{change}")
-        return grade(small_course, Job(LAB, str(path), name, "00", "9-test", 7, tier), limits)
+        sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+        return grade(small_course, Job(LAB, str(path), name, sha256, "9-test", 7, tier), limits)
 
     return run
 
@@ -184,3 +187,41 @@ def test_a_rejected_file_is_told_why_and_scores_nothing(small_course: Course, tm
     result = grade(small_course, Job(LAB, str(path), "notes.txt", "00", "9-test", 7, "bubblewrap"))
     assert (result.status, result.score, result.max_score) == ("rejected", 0.0, 15.0)
     assert "neither a notebook" in result.flags[0]
+
+
+def test_a_file_that_changed_since_it_was_named_is_not_graded(small_course: Course, tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text("class BlockAllocator: pass\n")
+    result = grade(small_course, Job(LAB, str(path), "mine.py", "0" * 64, "9-test", 7, "none"))
+    assert (result.status, result.groups) == ("infra", ())
+    assert "changed" in result.flags[0]
+
+
+def test_many_slow_cells_end_with_the_budget_and_are_never_our_fault(small_course: Course, tmp_path: Path) -> None:
+    cell = {"cell_type": "code", "source": "import time; time.sleep(0.9)", "metadata": {}}
+    path = tmp_path / "slow.ipynb"
+    path.write_text(json.dumps({"nbformat": 4, "metadata": {}, "cells": [cell] * 30}))
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    start = time.monotonic()
+    result = grade(small_course, Job(LAB, str(path), "slow", sha256, "9", 7, "none"), replace(FAST, total_s=3.0))
+    assert time.monotonic() - start < 8
+    assert (result.status, result.score) == ("graded", 0.0)
+
+
+def test_a_remark_with_half_a_character_can_still_be_written(graded: Grader) -> None:
+    result = graded("raise ValueError('\\ud800\\x1b[2J')")
+    assert any("ValueError" in flag for flag in result.flags)
+    json.dumps(result.to_json(), ensure_ascii=False).encode("utf-8")
+    assert "\x1b" not in str(result.to_json())
+
+
+@pytest.mark.parametrize("name", ["ExceptionGroup('x', [ValueError()])", "UnicodeDecodeError('u', b'', 0, 1, 'x')"])
+def test_every_kind_of_exception_is_a_raised_one(graded: Grader, name: str) -> None:
+    assert verdicts(graded(overriding("append", f"raise {name}")))["test_appends"] is Verdict.RAISED
+
+
+def test_a_group_without_hidden_tests_is_our_fault(small_course: Course, graded: Grader) -> None:
+    (small_course.lab(LAB).hidden / "test_cost.py").unlink()
+    result = graded("")
+    assert result.status == "infra"
+    assert "cost" in result.flags[0]

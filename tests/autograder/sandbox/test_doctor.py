@@ -58,3 +58,20 @@ def test_the_mount_point_never_hides_what_is_to_be_mounted(monkeypatch: pytest.M
     assert tiers._mount_point(["/mnt/c/labkit", "/tmp/clone/worker"]) == "/media"
     with pytest.raises(tiers.NoSandbox, match="/mnt, /media, /srv, /tmp"):
         tiers._mount_point([f"{folder}/x" for folder in tiers.MOUNT_POINTS])
+
+
+def test_a_deny_that_fails_for_another_reason_proves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    from autograder.sandbox import doctor
+
+    broken = "import ctypes, os, socket, threading\n\ndef deny_fork():\n    os.frok()\n"
+    monkeypatch.setattr(doctor, "PROBES", broken)
+    (finding,) = doctor.examine("none", ROOT, os.getpid())
+    assert not finding.ok
+    assert "AttributeError" in finding.detail
+
+
+def test_every_deny_says_how_it_must_be_refused() -> None:
+    from autograder.sandbox.doctor import REFUSALS
+
+    denies = {line[4:].partition("(")[0] for line in PROBES.splitlines() if line.startswith("def deny_")}
+    assert set(REFUSALS) == denies
