@@ -1,7 +1,7 @@
 """Attack: break whoever writes the feedback down
 
 Catalogue: D14, D17, N25
-Strategy: ends in an error whose name and text hold lone surrogates, terminal commands and markup; what stands before it is honest
+Strategy: ends in an error whose text holds lone surrogates, terminal commands and markup; what stands before it is honest
 Honest part: tables, conservation, refusals, growth, sharing, copy_on_write, programs, cost
 """
 
@@ -95,4 +95,4 @@ class BlockAllocator(Honest):
     pass
 
 
-raise type("\ud800\x1b[2J<script>", (Exception,), {})("\udfff\x00\x1b]0;owned\x07</td><script>alert(1)</script>=cmd")
+raise ValueError("\ud800\x1b[2J\udfff\x00\x1b]0;owned\x07</td><script>alert(1)</script>=cmd")
