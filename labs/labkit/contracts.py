@@ -65,3 +65,79 @@ class BlockAllocator(Protocol):
 
         ValueError unless 0 <= start <= stop <= num_tokens; start == stop gives [].
         """
+
+
+class OutOfMemory(Exception):  # noqa: N818 - the contract's name, part of every student's code
+    """No hole is long enough; the call that raised it changed nothing.
+
+    Takes any arguments. Three integers, `OutOfMemory(needed, largest, free)`, give the standard message.
+    """
+
+    def __str__(self) -> str:
+        if len(self.args) == 3 and all(isinstance(arg, int) for arg in self.args):
+            needed, largest, free = self.args
+            return f"{needed} in a row needed, the largest hole is {largest}, {free} free in all"
+        return super().__str__()
+
+
+@runtime_checkable
+class ContiguousAllocator(Protocol):
+    """Lab 2: one contiguous range of memory for each owner, first fit.
+
+    Sizes and starts count units (tokens, bytes: the allocator does not care). Every error leaves the allocator as it
+    was. Source: Kwon et al., SOSP 2023, section 3.1, for what becomes of KV memory under it.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        """One hole of `capacity` units."""
+
+    def allocate(self, owner: int, size: int) -> int:
+        """Give `owner` the first `size` units of the lowest hole that has them; returns the start of the range.
+
+        OutOfMemory, with nothing changed, if no hole is long enough, however much is free in all.
+        """
+
+    def free(self, owner: int) -> None:
+        """Return the range of `owner`; it grows together with the holes that touch it. KeyError if unknown."""
+
+    def holes(self) -> list[tuple[int, int]]:
+        """Every hole as (start, size), by start; no two of them touch."""
+
+
+@runtime_checkable
+class PrefixCache(Protocol):
+    """Lab 5: blocks of KV memory that a later prompt with the same beginning can use again.
+
+    Every error leaves the cache as it was. Ids are checked first (KeyError: unknown, ValueError: exists already), then
+    values (ValueError), then blocks (OutOfBlocks). A block is shared from the moment it is committed, as long as it is
+    not evicted: least recently released first, tails before heads, and only when no blank block is left. Of two
+    committed copies of one content the first is the shared one; the other goes blank on release. A table never changes.
+    """
+
+    def __init__(self, num_blocks: int, block_size: int) -> None:
+        """A cache of `num_blocks` blank blocks of `block_size` tokens. ValueError unless both are at least 1."""
+
+    @property
+    def num_free_blocks(self) -> int:
+        """Blocks that no sequence holds, blank or to be evicted; an attribute or a property."""
+
+    def acquire(self, seq: int, tokens: list[int], salt: str = "") -> int:
+        """Start `seq` with blocks for all `tokens` (ids 0 .. 2**31 - 1, at least one); returns the tokens reused.
+
+        Reused is the longest run of committed full blocks with the same salt and the same tokens from the first one on,
+        stopping before the last token: a multiple of block_size, and less than len(tokens). OutOfBlocks exactly when
+        the new blocks exceed num_free_blocks less the idle blocks among the reused.
+        Cost: O(tokens) and O(log num_blocks) a block.
+        """
+
+    def commit(self, seq: int, num_tokens: int) -> None:
+        """The KV of the first `num_tokens` tokens is computed: their full blocks may be shared from now on.
+
+        Cumulative and repeatable. ValueError unless 0 <= num_tokens <= the tokens acquired.
+        """
+
+    def release(self, seq: int) -> None:
+        """End `seq`. Committed blocks stay for later prompts, the others are forgotten."""
+
+    def block_table(self, seq: int) -> list[int]:
+        """Physical block ids in [0, num_blocks) in logical order; the caller's own copy."""

@@ -1,13 +1,43 @@
 """Who holds which block of KV memory: pure Python, no torch.
 
 Owns: the pool of physical blocks with its reference counts (`block_pool.py`), the block table of one sequence
-(`block_table.py`) and the allocator that joins them behind the contract of lab 3 (`block_allocator.py`). Knows nothing
-of models, kernels, schedules or the contents of a block.
+(`block_table.py`), the allocator that joins them behind the contract of lab 3 (`block_allocator.py`), and the prefix
+cache of lab 5 by hash or by tree (`prefix_cache.py`, `radix_cache.py`, `eviction.py`). Beside them the worlds before
+paging: contiguous ranges and buddies (`contiguous.py`, `buddy.py`), ways to keep requests in any (`policies.py`), what
+they make of memory (`accounting.py`, `occupancy.py`, `paradox.py`). Knows nothing of models, kernels or schedules;
+of contents only whether two are equal.
 Start with `block_pool.py`; the invariants I1 to I8 that these classes check are named where they are checked.
 """
 
+from reference_impl.memory.accounting import Account
 from reference_impl.memory.block_allocator import BlockAllocator
 from reference_impl.memory.block_pool import BlockPool
 from reference_impl.memory.block_table import BlockTable
+from reference_impl.memory.buddy import BuddyAllocator
+from reference_impl.memory.contiguous import ContiguousAllocator
+from reference_impl.memory.eviction import FIFO, LFU, LRU, SLRU, EvictionPolicy
+from reference_impl.memory.kv_policy import KVPolicy, Reason, Refusal
+from reference_impl.memory.policies import POLICIES, Sizes
+from reference_impl.memory.prefix_cache import PrefixCache
+from reference_impl.memory.radix_cache import RadixCache
 
-__all__ = ["BlockAllocator", "BlockPool", "BlockTable"]
+__all__ = [
+    "FIFO",
+    "LFU",
+    "LRU",
+    "POLICIES",
+    "SLRU",
+    "Account",
+    "BlockAllocator",
+    "BlockPool",
+    "BlockTable",
+    "BuddyAllocator",
+    "ContiguousAllocator",
+    "EvictionPolicy",
+    "KVPolicy",
+    "PrefixCache",
+    "RadixCache",
+    "Reason",
+    "Refusal",
+    "Sizes",
+]

@@ -1,0 +1,91 @@
+"""The `engine` command: what the reference engine can show on a machine without a GPU.
+
+Owns: arguments, exit codes and what is printed. Every subcommand is a thin call into the package that does the work.
+Exit code 0: done; 1: not done, with the reason in one line on standard error; 2: the command line itself was wrong.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+PARADOX_SEED = 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one subcommand; returns the exit code."""
+    args = _parser().parse_args(argv)
+    try:
+        return int(args.run(args))
+    except (ValueError, OSError) as error:
+        print(f"engine {args.command}: {error}", file=sys.stderr)
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="engine", description="Padding to Paging: the reference engine.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    paradox = commands.add_parser("paradox", help="a request refused while more than half of the memory is free")
+    paradox.add_argument("--seed", type=int, default=PARADOX_SEED, help="of the sampled lengths and the arrivals")
+    paradox.add_argument("--capacity", type=int, default=15_728, metavar="TOKENS")
+    paradox.add_argument("--load", type=float, default=0.4, help="mean share of the memory in use")
+    paradox.add_argument("--workload", default="azure_conv")
+    paradox.add_argument("--requests", type=int, default=10_000)
+    paradox.set_defaults(run=_paradox)
+
+    table = commands.add_parser("memory-table", help="share of KV memory that holds tokens, under each policy")
+    table.add_argument("--workload", default="sharegpt_8k")
+    table.add_argument("--requests", type=int, default=2_000, help="how many of the workload's first requests")
+    table.add_argument("--capacity", type=int, default=15_728, metavar="TOKENS")
+    table.add_argument("--max-length", type=int, default=2_048, metavar="TOKENS", help="longer requests are left out")
+    table.add_argument("--max-prompt", type=int, metavar="TOKENS", help="longer prompts are left out too")
+    table.add_argument("--warm-up", type=int, default=500, metavar="STEPS", help="steps before counting begins")
+    table.add_argument("--json", type=Path, metavar="OUT")
+    table.set_defaults(run=_memory_table)
+    return parser
+
+
+def _paradox(args: argparse.Namespace) -> int:
+    from reference_impl.memory.paradox import paradox
+
+    found = paradox(args.seed, args.capacity, args.load, args.workload, args.requests)
+    if found is None:
+        print(f"no refusal with more than half of the memory free in {args.requests:,} requests; try a higher --load")
+        return 1
+    print(found)
+    return 0
+
+
+def _memory_table(args: argparse.Namespace) -> int:
+    from labkit.workloads import workload
+    from reference_impl.memory.occupancy import PUBLISHED_HELD, memory_table
+    from reference_impl.memory.policies import Sizes
+
+    source = workload(args.workload)
+    pairs = zip(source.prompt_tokens.tolist(), source.output_tokens.tolist(), strict=True)
+    longest_prompt = args.max_length if args.max_prompt is None else args.max_prompt
+    rows = [
+        (prompt, new)
+        for prompt, new in pairs
+        if 1 <= prompt <= longest_prompt and new >= 1 and prompt + new <= args.max_length
+    ][: args.requests]
+    table = memory_table(Sizes(capacity=args.capacity, max_length=args.max_length), rows, warm_up=args.warm_up)
+    print(
+        f"{source.description}; {len(rows):,} requests of at most {args.max_length:,} tokens, {args.capacity:,} slots"
+    )
+    print(f"{'policy':12} {'holds tokens':>12} {'paper':>7} {'running':>8} {'preempted':>9}")
+    for row in table:
+        paper = f"{PUBLISHED_HELD[row.policy]:.1%}"
+        print(f"{row.policy:12} {row.held:>12.1%} {paper:>7} {row.mean_running:>8.1f} {row.preemptions:>9}")
+    if args.json is not None:
+        shown = [{"policy": row.policy, "held": row.held, "mean_running": row.mean_running} for row in table]
+        args.json.write_text(json.dumps(shown, indent=1) + "\n", encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,109 @@
+"""What a way to keep the KV of requests promises, and what all ways check alike.
+
+Owns: the Protocol `KVPolicy`, the refusals, and the checks of ids and values. Knows nothing of ranges or blocks: the
+ways themselves are in `policies.py`. Every call checks ids, then values, then memory, and a refused call changes
+nothing. A refusal is a result, not an error: it says why, what was needed and what was free.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from operator import index
+from typing import Protocol, runtime_checkable
+
+from reference_impl.memory.accounting import Account
+from reference_impl.memory.contiguous import at_least_one
+
+
+class Reason(Enum):
+    """Why a request or a token was refused."""
+
+    NEVER_FITS = "more than the memory could ever give"
+    TOO_LONG = "more than is ever kept for one request"
+    NO_ROOM = "too little memory is free"
+    NO_RANGE = "enough memory is free, but no hole is long enough"
+    BATCH_RUNS = "the batch runs, and nobody joins it"
+
+    @property
+    def is_final(self) -> bool:
+        """Whether waiting could not help."""
+        return self in (Reason.NEVER_FITS, Reason.TOO_LONG)
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Nothing was changed; `needed`, `free` and `largest` (the largest hole) count tokens."""
+
+    reason: Reason
+    needed: int
+    free: int
+    largest: int
+
+    def __str__(self) -> str:
+        return f"{self.reason.value}: {self.needed} needed, {self.free} free, {self.largest} in the largest hole"
+
+
+@runtime_checkable
+class KVPolicy(Protocol):
+    """One way to keep requests in a memory of `capacity` tokens."""
+
+    capacity: int
+    copied_tokens: int
+    """Tokens read and written again so far, only to make room."""
+
+    def admit(self, request: int, prompt_tokens: int, max_new_tokens: int, true_new_tokens: int) -> Refusal | None:
+        """Take `request` in, with the KV of its prompt; None if that worked.
+
+        Only the policies that say so look at `true_new_tokens` to decide: no server knows it beforehand. All use it
+        for their account. Raises: ValueError on a known id, or unless prompt >= 1 and 1 <= true <= max.
+        """
+
+    def append(self, request: int, num_tokens: int = 1) -> Refusal | None:
+        """Keep `num_tokens` more. KeyError on an unknown id, ValueError beyond the true length or below 1."""
+
+    def finish(self, request: int) -> None:
+        """Forget `request`, done or preempted. KeyError on an unknown id."""
+
+    def account(self, wanted: int = 1) -> Account:
+        """Where every slot is now; free memory is split by whether it could serve a request of `wanted` tokens."""
+
+
+@dataclass
+class Live:
+    """A request in memory: tokens held now, at its true end, and at the latest end it was allowed."""
+
+    held: int
+    final: int
+    limit: int
+
+
+class Requests:
+    """The live requests, and the checks of ids and values that all policies share."""
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity = at_least_one("capacity", capacity)
+        self.copied_tokens = 0
+        self._live: dict[int, Live] = {}
+
+    def _announced(self, request: int, prompt: int, max_new: int, true_new: int) -> Live:
+        if index(request) in self._live:
+            raise ValueError(f"request {request} is in memory already")
+        prompt, max_new = at_least_one("prompt_tokens", prompt), at_least_one("max_new_tokens", max_new)
+        true_new = at_least_one("true_new_tokens", true_new)
+        if true_new > max_new:
+            raise ValueError(f"true_new_tokens is {true_new}, more than max_new_tokens, {max_new}")
+        return Live(prompt, prompt + true_new, prompt + max_new)
+
+    def _known(self, request: int) -> Live:
+        live = self._live.get(index(request))
+        if live is None:
+            raise KeyError(f"no request {request}")
+        return live
+
+    def _growing(self, request: int, num_tokens: int) -> tuple[Live, int]:
+        live = self._known(request)
+        held = live.held + at_least_one("num_tokens", num_tokens)
+        if held > live.final:
+            raise ValueError(f"request {request} would hold {held} tokens, {live.final} were announced")
+        return live, held

@@ -1,0 +1,310 @@
+"""Ways to keep the KV of requests in memory: padded, contiguous three ways, growing, paged.
+
+Owns: how much memory a request is given, when, and what happens when it runs short. Knows nothing of queues or time:
+whether a refused request waits, and whom to preempt, is for the caller to say (see `occupancy.py`).
+The contract is in `kv_policy.py`.
+Source: Kwon et al., SOSP 2023, sections 3.1 and 6.1 (reserving the maximum, a power of two, or the true length).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from operator import index
+from typing import Literal
+
+from labkit.contracts import BlockAllocator as BlockContract
+from labkit.contracts import OutOfBlocks, OutOfMemory
+from reference_impl.memory.accounting import Account, split_free
+from reference_impl.memory.block_allocator import BlockAllocator
+from reference_impl.memory.block_table import blocks_for
+from reference_impl.memory.buddy import BuddyAllocator
+from reference_impl.memory.contiguous import ContiguousAllocator, at_least_one
+from reference_impl.memory.kv_policy import KVPolicy, Live, Reason, Refusal, Requests
+
+Placement = Literal["first", "best", "buddy"]
+
+Rule = Callable[[Live], int]
+"""How many tokens to reserve for a request, all in one range and once for all."""
+
+
+def reserve_max(max_length: int) -> Rule:
+    """The longest sequence that the model could make, for every request."""
+    length = at_least_one("max_length", max_length)
+    return lambda live: length
+
+
+def reserve_power_of_two(live: Live) -> int:
+    """The prompt, and the power of two next above the true output: a guess wrong by a factor of less than two."""
+    return min(live.limit, live.held + (1 << (live.final - live.held - 1).bit_length()))
+
+
+def reserve_oracle(live: Live) -> int:
+    """Exactly what the request will use. No server can know it; it bounds what any guess of lengths could gain."""
+    return live.final
+
+
+class _Ranges(Requests):
+    """Each live request has one range of an allocator, under the request's id unless a subclass moves it."""
+
+    def __init__(self, capacity: int, placement: Placement) -> None:
+        super().__init__(capacity)
+        self.memory = BuddyAllocator(capacity) if placement == "buddy" else ContiguousAllocator(capacity, placement)
+
+    def _refusal(self, needed: int, reason: Reason | None = None) -> Refusal:
+        sizes = [size for _, size in self.memory.holes()]
+        free, largest = sum(sizes), max(sizes, default=0)
+        if reason is None:
+            reason = Reason.NO_RANGE if needed <= free else Reason.NO_ROOM
+        if needed > self.memory.longest_possible:
+            reason = Reason.NEVER_FITS
+        return Refusal(reason, needed, free, largest)
+
+    def account(self, wanted: int = 1) -> Account:
+        held = reserved = internal = 0
+        for request, live in self._live.items():
+            length = self._length(request)
+            # A range that can still grow may be shorter than the request's end.
+            used = min(live.final, length)
+            held += live.held
+            reserved += used - live.held
+            internal += length - used
+        external, free = split_free(self.memory.holes(), at_least_one("wanted", wanted))
+        return Account(held, reserved, internal, 0, external, free)
+
+    def _length(self, request: int) -> int:
+        return self.memory.range_of(request)[1]
+
+
+class ReservedRanges(_Ranges):
+    """One range for the whole life of a request, as long as `rule` says; tokens never need more memory."""
+
+    def __init__(self, capacity: int, rule: Rule, placement: Placement = "first") -> None:
+        super().__init__(capacity, placement)
+        self._rule = rule
+
+    def admit(self, request: int, prompt_tokens: int, max_new_tokens: int, true_new_tokens: int) -> Refusal | None:
+        live = self._announced(request, prompt_tokens, max_new_tokens, true_new_tokens)
+        size = self._rule(live)
+        if size < live.final:
+            # The server would have to stop it at the model's longest sequence: it is refused at the door instead.
+            return self._refusal(live.final, Reason.TOO_LONG)
+        try:
+            self.memory.allocate(request, size)
+        except OutOfMemory:
+            return self._refusal(size)
+        self._live[index(request)] = live
+        return None
+
+    def append(self, request: int, num_tokens: int = 1) -> Refusal | None:
+        live, held = self._growing(request, num_tokens)
+        live.held = held
+        return None
+
+    def finish(self, request: int) -> None:
+        self._known(request)
+        self.memory.free(request)
+        del self._live[index(request)]
+
+
+class GrowingRanges(_Ranges):
+    """A range as long as the prompt; when it is full, twice as long: in place if it can, else elsewhere.
+
+    A move needs the new range while the old one is still there, and copies every token held. `copied_tokens` counts
+    them, `copied_bytes` at `bytes_per_token`. A range never exceeds the request's limit.
+    """
+
+    def __init__(self, capacity: int, bytes_per_token: int = 1, placement: Literal["first", "best"] = "first") -> None:
+        super().__init__(capacity, placement)
+        self.bytes_per_token = at_least_one("bytes_per_token", bytes_per_token)
+        self._range_ids: dict[int, int] = {}
+        self._next_range_id = 0
+
+    @property
+    def copied_bytes(self) -> int:
+        """Bytes read and written again only because ranges were too short."""
+        return self.copied_tokens * self.bytes_per_token
+
+    def admit(self, request: int, prompt_tokens: int, max_new_tokens: int, true_new_tokens: int) -> Refusal | None:
+        live = self._announced(request, prompt_tokens, max_new_tokens, true_new_tokens)
+        if live.limit > self.capacity:
+            return self._refusal(live.limit)
+        if not self._take(request, live.held):
+            return self._refusal(live.held)
+        self._live[index(request)] = live
+        return None
+
+    def append(self, request: int, num_tokens: int = 1) -> Refusal | None:
+        live, needed = self._growing(request, num_tokens)
+        length = self._length(request)
+        # Twice as long, so that a request moves O(log tokens) times; as long as needed where that has no room.
+        sizes = (min(live.limit, max(needed, 2 * length)), needed)
+        if needed > length and not any(self._grow(request, size) for size in sizes):
+            return self._refusal(needed)
+        live.held = needed
+        return None
+
+    def finish(self, request: int) -> None:
+        self._known(request)
+        self.memory.free(self._range_ids.pop(index(request)))
+        del self._live[index(request)]
+
+    def _grow(self, request: int, size: int) -> bool:
+        old = self._range_ids[index(request)]
+        assert isinstance(self.memory, ContiguousAllocator), "buddies do not grow in place"
+        if self.memory.extend(old, size - self._length(request)):
+            return True
+        if not self._take(request, size):
+            return False
+        self.memory.free(old)
+        self.copied_tokens += self._live[index(request)].held
+        return True
+
+    def _take(self, request: int, size: int) -> bool:
+        try:
+            self.memory.allocate(self._next_range_id, size)
+        except OutOfMemory:
+            return False
+        self._range_ids[index(request)] = self._next_range_id
+        self._next_range_id += 1
+        return True
+
+    def _length(self, request: int) -> int:
+        return self.memory.range_of(self._range_ids[index(request)])[1]
+
+
+class PagedBlocks(Requests):
+    """Blocks as tokens come, by the allocator of lab 3; `allocator` may make anybody's.
+
+    Any free block serves any request, so no free memory is external. Raises: ValueError on a capacity that is not
+    whole blocks, because a comparison at equal bytes would not be one.
+    """
+
+    def __init__(
+        self, capacity: int, block_size: int = 16, allocator: Callable[[int, int], BlockContract] = BlockAllocator
+    ) -> None:
+        super().__init__(capacity)
+        self.block_size = at_least_one("block_size", block_size)
+        if self.capacity % self.block_size:
+            raise ValueError(f"capacity {capacity} is no multiple of block_size {block_size}")
+        self.blocks = allocator(self.capacity // self.block_size, self.block_size)
+
+    def admit(self, request: int, prompt_tokens: int, max_new_tokens: int, true_new_tokens: int) -> Refusal | None:
+        live = self._announced(request, prompt_tokens, max_new_tokens, true_new_tokens)
+        if live.limit > self.capacity:
+            return self._refusal(Reason.NEVER_FITS, live.limit)
+        try:
+            self.blocks.allocate(request, live.held)
+        except OutOfBlocks:
+            return self._refusal(Reason.NO_ROOM, self._slots(live.held))
+        self._live[index(request)] = live
+        return None
+
+    def append(self, request: int, num_tokens: int = 1) -> Refusal | None:
+        live, held = self._growing(request, num_tokens)
+        try:
+            # Nothing is shared here, so there is never a block to copy first.
+            self.blocks.append(request, held - live.held)
+        except OutOfBlocks:
+            return self._refusal(Reason.NO_ROOM, self._slots(held) - self._slots(live.held))
+        live.held = held
+        return None
+
+    def finish(self, request: int) -> None:
+        self._known(request)
+        self.blocks.free(request)
+        del self._live[index(request)]
+
+    def account(self, wanted: int = 1) -> Account:
+        at_least_one("wanted", wanted)
+        held = sum(live.held for live in self._live.values())
+        tail = sum(self._slots(live.held) - live.held for live in self._live.values())
+        return Account(held=held, tail=tail, free=self.blocks.num_free_blocks * self.block_size)
+
+    def _slots(self, tokens: int) -> int:
+        return blocks_for(tokens, self.block_size) * self.block_size
+
+    def _refusal(self, reason: Reason, needed: int) -> Refusal:
+        free = self.blocks.num_free_blocks * self.block_size
+        return Refusal(reason, needed, free, free)
+
+
+class PaddedBatch(Requests):
+    """One rectangle for a batch: rows as long as the longest prompt and the longest allowed output together.
+
+    Requests join until the first append. From then on nobody joins, and the rectangle stays, finished rows with it,
+    until the last row is done.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        super().__init__(capacity)
+        self._running: tuple[int, int] | None = None
+
+    def admit(self, request: int, prompt_tokens: int, max_new_tokens: int, true_new_tokens: int) -> Refusal | None:
+        live = self._announced(request, prompt_tokens, max_new_tokens, true_new_tokens)
+        rows, length = self._rectangle()
+        free = self.capacity - rows * length
+        if live.limit > self.capacity:
+            return Refusal(Reason.NEVER_FITS, live.limit, free, free)
+        if self._running is not None:
+            return Refusal(Reason.BATCH_RUNS, live.limit, free, free)
+        self._live[index(request)] = live
+        wider_rows, wider = self._rectangle()
+        if wider_rows * wider > self.capacity:
+            del self._live[index(request)]
+            return Refusal(Reason.NO_ROOM, wider_rows * wider - rows * length, free, free)
+        return None
+
+    def append(self, request: int, num_tokens: int = 1) -> Refusal | None:
+        live, held = self._growing(request, num_tokens)
+        self._running = self._rectangle()
+        live.held = held
+        return None
+
+    def finish(self, request: int) -> None:
+        self._known(request)
+        del self._live[index(request)]
+        if not self._live:
+            self._running = None
+
+    def account(self, wanted: int = 1) -> Account:
+        rows, length = self._rectangle()
+        live = self._live.values()
+        held = sum(row.held for row in live)
+        reserved = sum(row.final - row.held for row in live)
+        # Pads before the prompt, steps after the row's own end, and whole rows that are done.
+        internal = sum(length - row.final for row in live) + (rows - len(live)) * length
+        external, free = split_free([(0, self.capacity - rows * length)], at_least_one("wanted", wanted))
+        return Account(held, reserved, internal, 0, external, free)
+
+    def _rectangle(self) -> tuple[int, int]:
+        """(rows, slots in a row). Until the batch runs nothing has been appended: what a row holds is its prompt."""
+        if self._running is not None:
+            return self._running
+        prompt = max((live.held for live in self._live.values()), default=0)
+        output = max((live.limit - live.held for live in self._live.values()), default=0)
+        return len(self._live), prompt + output
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What a policy is made from: memory and longest sequence in tokens, tokens of a block, and how ranges are found.
+
+    `placement` is how the three policies that reserve find a range; the source assumes buddies for them.
+    """
+
+    capacity: int
+    max_length: int
+    block_size: int = 16
+    placement: Placement = "buddy"
+
+
+POLICIES: dict[str, Callable[[Sizes], KVPolicy]] = {
+    "padded": lambda sizes: PaddedBatch(sizes.capacity),
+    "reserve_max": lambda sizes: ReservedRanges(sizes.capacity, reserve_max(sizes.max_length), sizes.placement),
+    "pow2": lambda sizes: ReservedRanges(sizes.capacity, reserve_power_of_two, sizes.placement),
+    "oracle": lambda sizes: ReservedRanges(sizes.capacity, reserve_oracle, sizes.placement),
+    "grow": lambda sizes: GrowingRanges(sizes.capacity),
+    "paged": lambda sizes: PagedBlocks(sizes.capacity, sizes.block_size),
+}
+"""Name -> the policy for these sizes."""
