@@ -45,23 +45,25 @@ env: $(VENV)/.ready
 $(VENV)/.ready: pyproject.toml constraints.txt
 	@echo "== 1/5 the environment (a few minutes the first time)"
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version.split()[0])'
-	$(PYTHON) -m venv $(VENV)
+	@$(PYTHON) -m venv $(VENV) || { \
+	  echo "no virtual environment could be made; on Debian or Ubuntu run: sudo apt-get install python3-venv" >&2; exit 1; }
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[grading,site,dev]'
 	@touch $@
 
+# $(call install,COMMAND,PACKAGE,WORDS): as root, try to install what gives COMMAND; where that cannot be (no root, no such
+# package, no network), say WORDS and go on.
+install = command -v $(1) >/dev/null || { \
+	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    apt-get update -qq; DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $(2); fi >/dev/null 2>&1; \
+	  command -v $(1) >/dev/null || echo "$(1) is not installed; $(3)"; }
+
 # bubblewrap is the stronger sandbox. Without it, and without the rights to install it, util-linux's unshare is used.
 sandbox:
-	@command -v bwrap >/dev/null || { \
-	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq bubblewrap >/dev/null; \
-	  else echo "bubblewrap is not installed; for the stronger sandbox run: sudo apt-get install bubblewrap"; fi; }
+	@$(call install,bwrap,bubblewrap,for the stronger sandbox run: sudo apt-get install bubblewrap)
 
 # The tests of the built site drive Chromium; without it they are skipped and say so.
 browser:
-	@command -v chromium >/dev/null || { \
-	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium >/dev/null; \
-	  else echo "chromium is not installed; the tests that drive the site will be skipped: sudo apt-get install chromium"; fi; }
+	@$(call install,chromium,chromium,the tests that drive the site will be skipped: sudo apt-get install chromium)
 
 clean:                         ## what the other targets made; the gradebook and submissions stay
-	rm -rf _build $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info .course/source .course/evidence .course/sample .course/site-under-test
+	rm -rf _build $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info .course/source .course/evidence .course/sample .course/site-under-test chapters/_generated

@@ -2,7 +2,8 @@
 
 Owns: the order of work. All submissions are judged first (several at a time, each journalled when it is finished), then
 nbgrader enters them one student at a time. A step is skipped only if the autograded notebook carries exactly this
-result, and that mark is written last, so a run that was killed anywhere is simply run again.
+result, a mark that is written last, and the gradebook holds its points. So a run that was killed anywhere is simply run
+again, and so is one whose gradebook was lost or replaced by an older one.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from autograder.gradebook.exporter import read_stamp
 from autograder.gradebook.judging import judge
 from autograder.judge.verdicts import SubmissionResult
 from autograder.release.labs import generate
+from autograder.report.text import clean_values
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,7 @@ def autograde(
     student: str | None = None,
     sandbox: str = "auto",
     slots: int | None = None,
+    runner: str = "local",
     force: bool = False,
     judged: Callable[[SubmissionResult], None] | None = None,
     entered: Callable[[Graded], None] | None = None,
@@ -67,10 +70,10 @@ def autograde(
     root = (root or project).resolve()
     work = submissions(root, lab, student)
     ensure_assignment(project, lab, root)
-    results = judge(project, lab, list(work.values()), sandbox=sandbox, slots=slots, progress=judged)
+    results = judge(project, lab, list(work.values()), sandbox=sandbox, slots=slots, runner=runner, progress=judged)
     # Handed over, since a file of the grader that is edited meanwhile would make the journal ask for a new grading.
     known = {str(path): result.to_json() for path, result in zip(work.values(), results, strict=True)}
-    nbgrader = api(root, project, sandbox=sandbox, known=known)
+    nbgrader = api(root, project, sandbox=sandbox, runner=runner, known=known)
     graded = []
     for name, result in zip(work, results, strict=True):
         note = _enter(nbgrader, root, lab, name, result, force)
@@ -95,7 +98,8 @@ def _enter(nbgrader: Any, root: Path, lab: str, student: str, result: Submission
     if result.status == "infra":
         return f"not graded, our fault: {'; '.join(result.flags)}"
     stamp = read_stamp(root / "autograded" / student / lab / f"{lab}.ipynb")
-    if stamp is not None and not force and _same(SubmissionResult.from_json(stamp), result):
+    same = stamp is not None and _same(SubmissionResult.from_json(stamp), result)
+    if same and not force and _is_entered(nbgrader, lab, student, result):
         return "unchanged"
     outcome = nbgrader.autograde(lab, student, force=True)
     if outcome["success"]:
@@ -105,13 +109,28 @@ def _enter(nbgrader: Any, root: Path, lab: str, student: str, result: Submission
 
 
 def _same(before: SubmissionResult, now: SubmissionResult) -> bool:
+    # As the stamp holds it: cleaned.
+    now = SubmissionResult.from_json(clean_values(now.to_json()))
     keys = ("sha256", "suite", "seed_id", "status", "groups", "flags")
     return all(getattr(before, key) == getattr(now, key) for key in keys)
 
 
+def _is_entered(nbgrader: Any, lab: str, student: str, result: SubmissionResult) -> bool:
+    """Does the gradebook hold the points of `result`? A human's score beside them does not matter."""
+    from nbgrader.api import MissingEntry  # type: ignore[import-untyped]
+
+    with nbgrader.gradebook as book:
+        try:
+            submission = book.find_submission(lab, student)
+        except MissingEntry:
+            return False
+        held = {grade.name: grade.auto_score for notebook in submission.notebooks for grade in notebook.grades}
+    return all(held.get(group.id) == group.points for group in result.groups)
+
+
 def _score(nbgrader: Any, lab: str, student: str) -> float | None:
     """The gradebook's score before any penalty for lateness."""
-    from nbgrader.api import MissingEntry  # type: ignore[import-untyped]
+    from nbgrader.api import MissingEntry
 
     with nbgrader.gradebook as book:
         try:

@@ -48,7 +48,7 @@ AUTOGRADE = [
 ]
 
 
-def configure(config: Config, project: Path, *, sandbox: str = "auto") -> Config:
+def configure(config: Config, project: Path, *, sandbox: str = "auto", runner: str = "local") -> Config:
     """Fill `config` for the course whose labs and hidden tests lie in `project`.
 
     `project` may differ from nbgrader's course directory (`--course-dir`): a sample class, or a term's submissions.
@@ -67,6 +67,7 @@ def configure(config: Config, project: Path, *, sandbox: str = "auto") -> Config
     config.Autograde.autograde_preprocessors = AUTOGRADE
     config.JudgeExporter.project = str(project)
     config.JudgeExporter.sandbox = sandbox
+    config.JudgeExporter.runner = runner
     # A page without scripts and without a network; the stock template loads scripts from a CDN.
     config.GenerateFeedback.exporter_class = "autograder.gradebook.feedback.FeedbackExporter"
     config.GenerateFeedback.preprocessors = ["nbgrader.preprocessors.GetGrades"]
@@ -89,6 +90,7 @@ def api(
     project: Path | None = None,
     *,
     sandbox: str = "auto",
+    runner: str = "local",
     known: Mapping[str, Mapping[str, Any]] | None = None,
     **coursedir: Any,
 ) -> NbGraderAPI:
@@ -103,7 +105,7 @@ def api(
     tools_on_path()
     # nbgrader looks at a new submission before it has added it; harmless, and not for the eyes of staff.
     warnings.filterwarnings("ignore", message=r"Object of type <Submitted\w+> not in session")
-    config = configure(Config(), project or root, sandbox=sandbox)
+    config = configure(Config(), project or root, sandbox=sandbox, runner=runner)
     config.JudgeExporter.known = {path: dict(result) for path, result in (known or {}).items()}
     config.NbGraderAPI.log_level = "WARN"
     for name, value in coursedir.items():

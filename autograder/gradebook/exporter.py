@@ -37,6 +37,7 @@ class JudgeExporter(NotebookExporter):
 
     project = Unicode("", help="Folder of the course whose labs and hidden tests grade.").tag(config=True)
     sandbox = Unicode("auto", help="Sandbox of the judge: auto, or a name that `course doctor` lists.").tag(config=True)
+    runner = Unicode("local", help="Who runs the jobs: a name in `judging.RUNNERS`.").tag(config=True)
 
     known = Dict({}, help="Path of a submission -> its result as JSON, where it was judged already.").tag(config=True)
 

@@ -1,16 +1,21 @@
 """The door between nbgrader and the judge.
 
-Owns: one call, from a path to a result. Keeping it apart lets nbgrader's side be tested with a judge of the test's own.
+Owns: one call, from a path to a result, and which runners there are. Keeping it apart lets nbgrader's side be tested
+with a judge of the test's own.
 """
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from autograder.judge.verdicts import SubmissionResult
 
 Progress = Callable[[SubmissionResult], None]
+
+RUNNERS = {"local": "autograder.runners.local"}
+"""Name of a runner -> the module whose `grade_files` runs the jobs."""
 
 
 class JudgeUnavailable(RuntimeError):  # noqa: N818 - read by staff in nbgrader's log
@@ -24,11 +29,17 @@ def judge(
     *,
     sandbox: str = "auto",
     slots: int | None = None,
+    runner: str = "local",
     progress: Progress | None = None,
 ) -> list[SubmissionResult]:
-    """Results of `paths` in their order. Asking twice for the same content runs it once: the runner keeps a journal."""
-    from autograder.course import Course
-    from autograder.runners.local import grade_files
+    """Results of `paths` in their order. Asking twice for the same content runs it once: the runner keeps a journal.
 
+    Raises: ValueError for an unknown lab, sandbox or runner.
+    """
+    from autograder.course import Course
+
+    if runner not in RUNNERS:
+        raise ValueError(f"no runner {runner!r}; there is {', '.join(RUNNERS)}")
+    grade_files: Callable[..., list[SubmissionResult]] = importlib.import_module(RUNNERS[runner]).grade_files
     course = Course.open(project)
     return grade_files(course, lab, list(paths), sandbox=sandbox, slots=slots, progress=progress)

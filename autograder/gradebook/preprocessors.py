@@ -18,7 +18,7 @@ from autograder.gradebook.exporter import STAMP
 from autograder.gradebook.judging import JudgeUnavailable, judge
 from autograder.intake import Rejected, read_regular
 from autograder.judge.verdicts import SubmissionResult, Verdict
-from autograder.report.text import group_text, heading_text
+from autograder.report.text import clean, clean_values, group_text, heading_text
 from autograder.sandbox.limits import Limits
 
 
@@ -33,9 +33,10 @@ class JudgeSubmission(NbGraderPreprocessor):  # type: ignore[misc]
         exporter = self.parent
         result = known_result(exporter.known.get(str(path)), path)
         if result is None:
-            [result] = judge(exporter.project_path, names["assignment"], [path], sandbox=exporter.sandbox)
+            lab, sandbox, runner = names["assignment"], exporter.sandbox, exporter.runner
+            [result] = judge(exporter.project_path, lab, [path], sandbox=sandbox, runner=runner)
         if result.status == "infra":
-            raise JudgeUnavailable(f"{path} could not be judged: {'; '.join(result.flags) or 'no reason given'}")
+            raise JudgeUnavailable(clean(f"{path} could not be judged: {'; '.join(result.flags) or 'no reason given'}"))
         show_result(nb, result)
         resources["judged"] = result
         return nb, resources
@@ -69,7 +70,7 @@ def show_result(notebook: Any, result: SubmissionResult) -> None:
         text = heading + (group_text(group) if group else "Not graded: see the remark above.\n")
         cell.outputs = [nbformat.v4.new_output("stream", name="stdout", text=text)]  # type: ignore[no-untyped-call]
         heading = ""
-    notebook.metadata[STAMP] = result.to_json()
+    notebook.metadata[STAMP] = clean_values(result.to_json())
 
 
 class SaveJudgedGrades(SaveAutoGrades):  # type: ignore[misc]

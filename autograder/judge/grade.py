@@ -96,6 +96,7 @@ def _judge(lab: Lab, tests: list[HiddenTest], session: Session, seed: int) -> tu
         return _all(lab, tests, ended.verdict, ended.message)
     for fault in faults.values():
         session.note(fault)
+    session.sealed = True
     make = remote(session, name, methods, faults)
     reference = local(lab.reference(name))
     by_group: dict[str, list[TestResult]] = {group.id: [] for group in lab.groups}

@@ -8,6 +8,7 @@ of points.
 from __future__ import annotations
 
 import builtins
+import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from autograder.sandbox.limits import Limits
 from autograder.worker import wire
 from labkit.contracts import OutOfBlocks
 
-FLAGS_MAX = 40
+FLAGS_MAX, FLAG_CHARS_MAX, LINE_MAX = 40, 400, 10_000_000
 
 
 class TestEnded(BaseException):
@@ -45,7 +46,7 @@ PUBLIC_ERRORS: dict[str, type[Exception]] = {
     # Those two kinds cannot be built without arguments, which stay behind.
     if isinstance(value, type)
     and issubclass(value, Exception)
-    and not issubclass(value, (UnicodeError, ExceptionGroup))
+    and not issubclass(value, (UnicodeError, BaseExceptionGroup))
 } | {"OutOfBlocks": OutOfBlocks}
 
 
@@ -79,6 +80,8 @@ class Session:
         self.garbage: list[int] = []
         self.hurry = False
         """Whether every call has the short deadline: set for public counterexamples, which are a courtesy."""
+        self.sealed = False
+        """Whether hidden values may be known to student code, so that nothing it says is shown any more."""
         self._connection: Connection | None = None
         self._timeouts = 0
         self._skipped: set[str] = set()
@@ -135,12 +138,16 @@ class Session:
             if not error:
                 self.note(f"{cell.name}: lines for the notebook only (%, !, ?) were left out")
         if isinstance(error, dict) and not cell.ours:
-            self.note(f"{cell.name} stopped at line {error.get('line')}: {_short(error)}")
+            self.note(f"{cell.name} stopped at line {_line(error)}: {_short(error)}")
 
     def note(self, flag: str) -> None:
-        """A remark for the feedback, once: every fresh worker loads the same cells again."""
-        if flag not in self.flags and len(self.flags) < FLAGS_MAX:
-            self.flags.append(flag)
+        """A remark for the feedback, once: every fresh worker loads the same cells again.
+
+        None is taken once hidden tests have run. A worker that met one may leave a sign in the machine, the page cache
+        say, and the next one could spell it out in the error of a cell.
+        """
+        if not self.sealed and flag not in self.flags and len(self.flags) < FLAGS_MAX:
+            self.flags.append(flag[:FLAG_CHARS_MAX])
 
     def ask(self, generation: int, **message: Any) -> Any:
         """The value of one request to the worker that holds the object. Raises: what the student's code raised, or
@@ -204,6 +211,11 @@ def _is_syntax_error(error: Any) -> bool:
     return isinstance(error, dict) and isinstance(error.get("bases"), list) and "SyntaxError" in error["bases"]
 
 
+def _line(error: dict[str, Any]) -> int:
+    line = error.get("line")
+    return line if type(line) is int and 0 <= line < LINE_MAX else 0
+
+
 def _short(error: dict[str, Any]) -> str:
     """Name and message of an exception at load time, when no hidden value has reached the worker yet."""
     return f"{str(error.get('name'))[:80]}: {str(error.get('message'))[:200]}"
@@ -222,7 +234,10 @@ class RemoteSubject:
         self._generation = 0
         session.worker()
         self._generation = session.generation
-        self._handle = self._ask(op="new", name=name, args=[wire.encode(arg) for arg in args])
+        handle = self._ask(op="new", name=name, args=[wire.encode(arg) for arg in args])
+        if type(handle) is not int:
+            raise TestEnded(Verdict.PROTOCOL_VIOLATION, "the worker sent what no worker sends")
+        self._handle = handle
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
@@ -245,14 +260,24 @@ class RemoteSubject:
     def scribbled(self, method: str, *args: Any) -> Any:
         return self._call(method, args, scribble=True)
 
-    def timed_batch_s(self, calls: Sequence[Call]) -> float:
+    def timed_answers(self, calls: Sequence[Call]) -> tuple[float, list[Any]]:
         missing = next((self._faults[name] for name, _ in calls if name in self._faults), None)
         if missing is not None:
             raise TestEnded(Verdict.MISSING, missing)
         encoded = [[name, _encoded(args)] for name, args in calls]
         start = time.perf_counter()
-        self._ask(op="batch", target=self._handle, calls=encoded)
-        return time.perf_counter() - start
+        text = self._ask(op="batch", target=self._handle, calls=encoded)
+        seconds = time.perf_counter() - start
+        try:
+            answers = json.loads(text) if isinstance(text, str) else None
+        except (ValueError, RecursionError):
+            answers = None
+        if not isinstance(answers, list) or len(answers) != len(calls):
+            raise TestEnded(Verdict.PROTOCOL_VIOLATION, "many calls at once were not answered one by one")
+        return seconds, answers
+
+    def timed_batch_s(self, calls: Sequence[Call]) -> float:
+        return self.timed_answers(calls)[0]
 
     def _ask(self, **message: Any) -> Any:
         return self._session.ask(self._generation, **message)

@@ -1,13 +1,13 @@
 """The archive that students download: one lab's notebook and `labkit`.
 
 Owns: what is in it and that its bytes depend on its content alone. `pip install .` inside the unpacked folder gives
-`labkit`; the notebook then runs anywhere. Every bundle is scanned for answers before it is put in its place.
+`labkit`; the notebook then runs anywhere, and the chapters' notebooks too: the evidence that they show comes along,
+since students have no engine. Every bundle is scanned for answers before it is put in its place.
 """
 
 from __future__ import annotations
 
 import io
-import os
 import tempfile
 import tomllib
 import zipfile
@@ -15,8 +15,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from autograder.gradebook.config import RELEASE_DIRECTORY
-from autograder.release.labs import LabError, lab_ids, make_source
+from autograder.release.labs import LabError, lab_ids, make_source, write_atomically
 from autograder.release.leak import scan_zip
+from labkit.evidence import EvidenceError, write_bundle
 
 LABKIT = "labs/labkit"
 LABKIT_SUFFIXES = (".py", ".js", ".css", ".typed", ".json", ".svg")
@@ -27,9 +28,11 @@ README = """# {lab}
 
 What you need: Python 3.11 or newer.
 
-    python -m venv .venv
-    .venv/bin/pip install . jupyterlab
-    .venv/bin/jupyter lab {lab}/{lab}.ipynb
+    python3 -m venv .venv
+    .venv/bin/pip install . notebook
+    .venv/bin/jupyter notebook {lab}/{lab}.ipynb
+
+`labkit` comes from this folder. Do not install it by name from a package index: what bears that name there is not ours.
 
 Write your code where the notebook says so, and run its public checks as often as you like. Hand in the one file
 `{lab}/{lab}.ipynb`, under this name. Locked cells are the course's: whatever stands in yours, ours are used.
@@ -39,7 +42,8 @@ Write your code where the notebook says so, and run its public checks as often a
 def build_bundle(root: Path, lab: str, target: Path) -> Path:
     """Write the bundle of `lab` to the file `target` and return it.
 
-    Raises: LabError if the lab has no released notebook, or if an answer would leave; nothing is written then.
+    A file that holds it already is left alone. Raises: LabError if the lab has no released notebook, if a chapter's
+    evidence cannot be built, or if an answer would leave; nothing is written then.
     """
     notebook = root / RELEASE_DIRECTORY / lab / f"{lab}.ipynb"
     if not notebook.is_file():
@@ -53,10 +57,8 @@ def build_bundle(root: Path, lab: str, target: Path) -> Path:
     if leaks:
         listed = "\n".join(f"  {leak.path}: {leak.what}" for leak in leaks)
         raise LabError(f"{lab}: the bundle would give answers away.\n{listed}")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(f".{target.name}.part")
-    part.write_bytes(content)
-    os.replace(part, target)
+    if not target.is_file() or target.read_bytes() != content:
+        write_atomically(target, content)
     return target
 
 
@@ -68,6 +70,19 @@ def _members(root: Path, lab: str, notebook: Path) -> Iterator[tuple[str, bytes]
     for path in sorted((root / LABKIT).rglob("*")):
         if path.is_file() and path.suffix in LABKIT_SUFFIXES and "__pycache__" not in path.parts:
             yield f"{top}/labkit/{path.relative_to(root / LABKIT).as_posix()}", path.read_bytes()
+    for name, content in _evidence(root):
+        yield f"{top}/labkit/evidence/{name}", content
+
+
+def _evidence(root: Path) -> Iterator[tuple[str, bytes]]:
+    """Name and content of each chapter's evidence, in the folder beside `labkit/evidence.py` that it reads."""
+    with tempfile.TemporaryDirectory() as scratch:
+        try:
+            written = write_bundle(Path(scratch), root)
+        except EvidenceError as error:
+            raise LabError(f"the bundle needs the evidence of every chapter: {error}") from error
+        for path in written:
+            yield path.name, path.read_bytes()
 
 
 def _pyproject(root: Path) -> str:

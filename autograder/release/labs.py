@@ -55,7 +55,7 @@ def write_labs(root: Path, labs: Iterable[str] | None = None) -> list[LabState]:
         target = root / RELEASE_DIRECTORY / lab / f"{lab}.ipynb"
         state = LabState(lab, target, _diff(target, content, root))
         if not state.fresh:
-            _write_atomically(target, content)
+            write_atomically(target, content.encode())
         states.append(state)
     return states
 
@@ -110,7 +110,7 @@ def make_source(root: Path, lab: str, course: Path) -> Path:
         notebook.metadata.pop(name, None)
     target = folder / f"{lab}.ipynb"
     text_form: str = nbformat.writes(notebook, version=4)  # type: ignore[no-untyped-call]
-    _write_atomically(target, text_form + "\n")
+    write_atomically(target, (text_form + "\n").encode())
     return target
 
 
@@ -136,14 +136,19 @@ def _diff(target: Path, content: str, root: Path) -> str:
     return "".join(lines)
 
 
-def _write_atomically(target: Path, content: str) -> None:
-    """A reader sees the old file or the new one, never half of one."""
+def write_atomically(target: Path, content: bytes) -> None:
+    """A reader sees the old file or the new one, never half of one; an error leaves nothing new behind."""
     target.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=target.parent, prefix=".", suffix=".part")
-    with os.fdopen(handle, "w", encoding="utf-8") as stream:
-        stream.write(content)
-    os.chmod(name, 0o644)
-    os.replace(name, target)
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(content)
+        os.chmod(name, 0o644)
+        os.replace(name, target)
+    except BaseException:
+        # Ctrl-C too.
+        os.unlink(name)
+        raise
 
 
 def _reason(outcome: dict[str, Any]) -> str:

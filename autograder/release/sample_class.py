@@ -35,11 +35,13 @@ def build_sample_class(project: Path, lab: str, root: Path) -> list[Sample]:
     if not notebook.is_file():
         raise ValueError(f"{lab} has no released notebook: make it with `course labs`")
     released = json.loads(notebook.read_text(encoding="utf-8"))
+    contents = list(_contents(released, _Solutions(project / "tests" / "submissions" / lab)))
+    # Also of a student who was in an earlier class and is in this one no more.
+    for earlier in (root / "submitted").glob(f"*/{lab}"):
+        shutil.rmtree(earlier)
     samples = []
-    for student, what, content in _contents(released, _Solutions(project / "tests" / "submissions" / lab)):
+    for student, what, content in contents:
         folder = root / "submitted" / student / lab
-        if folder.exists():
-            shutil.rmtree(folder)
         folder.mkdir(parents=True)
         path = folder / notebook.name
         path.write_text(content if isinstance(content, str) else json.dumps(content, indent=1), encoding="utf-8")

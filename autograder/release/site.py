@@ -1,7 +1,8 @@
 """The published book: built with warnings as errors, made to work without a network, and checked before it is shown.
 
-Owns: the order of the work (what changed, Jupyter Book, patches, audit) and the stamps that make a second run quick
-without hiding a fault. Knows nothing of chapters or of HTML: `site_pages.py` mends pages, `site_audit.py` judges them.
+Owns: the order of the work (what changed, students' bundles, Jupyter Book, patches, audit) and the stamps that make a
+second run quick without hiding a fault. Knows nothing of chapters or of HTML: `site_pages.py` mends pages,
+`site_audit.py` judges them.
 
 Two stamps lie in `_build/`. `.executed-with` names the code and traces that the executed cells saw: the execution
 cache looks at a page's own cells only, so a change in `labkit` would leave old figures standing. `.built-with` names
@@ -27,7 +28,9 @@ from pathlib import Path
 
 from labkit.places import traces_folder
 
-_NEEDED = ("jupyter_book", "sphinx_book_theme", "sphinx-mathjax-offline", "bs4")
+_NEEDED = ("jupyter_book", "sphinx_book_theme", "sphinx-mathjax-offline", "bs4", "jupytext", "traitlets")
+DOWNLOADS = "chapters/_generated"
+"""Where the bundles lie that pages offer: Sphinx takes a download only from below its sources. Never in git."""
 _RUN_JUPYTER_BOOK = "from jupyter_book.cli.main import main; main()"
 """Not the script `jupyter-book`: this interpreter's own copy, whether or not its scripts are on the path."""
 _STOP_AFTER_S = 1800
@@ -70,6 +73,7 @@ def build_site(root: Path, *, out: Path | None = None, strict: bool = True, prog
     build = (out.resolve() if out is not None else root) / "_build"
     _require(root)
     everything = _prepare(root, build, progress)
+    write_downloads(root)
     _jupyter_book(root, build, strict=strict, everything=everything, progress=progress)
     html = build / "html"
     if not (html / "index.html").is_file():
@@ -86,6 +90,20 @@ def build_site(root: Path, *, out: Path | None = None, strict: bool = True, prog
     site = Site(html, mended, time.monotonic() - started)
     progress(f"site ready in {site.duration_s:.0f} s: {os.path.relpath(site.index)}")
     return site
+
+
+def write_downloads(root: Path) -> list[Path]:
+    """The students' bundle of every released lab, where the pages that offer it find it; returns the files.
+
+    A bundle that did not change keeps its time, so that Sphinx leaves its page alone. Raises: SiteError naming the lab.
+    """
+    from autograder.release.bundle import build_bundle
+    from autograder.release.labs import LabError, lab_ids
+
+    try:
+        return [build_bundle(root, lab, root / DOWNLOADS / f"{lab}.zip") for lab in lab_ids(root)]
+    except LabError as error:
+        raise SiteError(f"a page offers a bundle that cannot be made: {error}") from error
 
 
 def serve_site(root: Path, port: int = 8000, *, out: Path | None = None) -> ThreadingHTTPServer:
@@ -109,7 +127,7 @@ def _require(root: Path) -> None:
             raise SiteError(f"{root} is no course: it has no {name}")
     missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
     if missing:
-        raise SiteError(f"the site needs {', '.join(missing)}: install the extra `site` (pip install -e '.[site]')")
+        raise SiteError(f"the site needs {', '.join(missing)}: install the extras (pip install -e '.[site,grading]')")
 
 
 def _prepare(root: Path, build: Path, progress: Progress) -> bool:
@@ -120,7 +138,7 @@ def _prepare(root: Path, build: Path, progress: Progress) -> bool:
     code = _code_fingerprint(root)
     if not _says(executed, code):
         if executed.is_file():
-            progress("labkit, the engine or the traces changed: every chapter runs again")
+            progress("labkit, the engine, a lab's notebook or the traces changed: every chapter runs again")
         shutil.rmtree(build / ".jupyter_cache", ignore_errors=True)
         executed.write_text(code, encoding="utf-8")
         everything = True
@@ -136,13 +154,16 @@ def _says(stamp: Path, fingerprint: str) -> bool:
 
 
 def _code_fingerprint(root: Path) -> str:
-    """What executed cells depend on beside their own text: the packages they import, the evidence, the traces."""
+    """What executed cells depend on beside their own text: the packages they import, the evidence, the labs' notebooks
+    (a lab's page computes its table from one), the traces.
+    """
     try:
         traces = traces_folder()
     except ValueError as error:
         raise SiteError(str(error)) from None
     folders = (root / "labs" / "labkit", root / "reference_impl", root / "chapters" / "evidence")
-    files = [file for folder in folders for file in _sources(folder)]
+    notebooks = sorted((root / "labs").glob("*/*.ipynb"))
+    files = [*(file for folder in folders for file in _sources(folder)), *notebooks]
     names = sorted(path for path in traces.rglob("*") if path.is_file()) if traces is not None else []
     return _digest(files, [f"{path.name} {path.stat().st_size}" for path in names])
 

@@ -5,15 +5,19 @@ Owns: one rule, for every CSV file the grader writes. Quoting of commas and line
 
 from __future__ import annotations
 
+from autograder.report.text import clean
+
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 
 def safe_field(value: object) -> str:
-    """`value` as a CSV field; text that a spreadsheet would take for a formula gets an apostrophe in front."""
+    """`value` as a CSV field without control characters; text that a spreadsheet would take for a formula gets an
+    apostrophe in front.
+    """
     if value is None:
         return ""
     if isinstance(value, int | float):
         return str(value)
-    text = str(value)
+    text = clean(str(value))
     # Blanks in front of a formula do not stop a spreadsheet.
     return f"'{text}" if text.startswith(FORMULA_STARTS) or text.lstrip().startswith(FORMULA_STARTS) else text

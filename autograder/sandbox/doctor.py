@@ -85,6 +85,13 @@ def deny_see_other_processes():
 def allow_see_itself():
     os.kill(os.getpid(), 0)
 
+def deny_unfiltered_first_process():
+    # bubblewrap's own first process would run without the filter and could be written to.
+    with open("/proc/1/status") as file:
+        status = dict(line.split(":\t", 1) for line in file if ":\t" in line)
+    if int(status["Seccomp"]) == 2:
+        raise PermissionError("the first process is filtered")
+
 def deny_fill_disk():
     for number in range(1000):
         with open(f"/tmp/fill{number}", "wb") as file:
@@ -127,6 +134,7 @@ REFUSALS = {
     "deny_new_namespace": "PermissionError",
     "deny_capabilities": "PermissionError",
     "deny_see_other_processes": "ProcessLookupError",
+    "deny_unfiltered_first_process": "PermissionError",
     "deny_fill_disk": "OSError: [Errno 28]",
     "deny_large_file": "OSError: [Errno 27]",
     "deny_many_files": "OSError: [Errno 24]",
@@ -144,6 +152,7 @@ BOXED_ONLY = frozenset(
         "deny_capabilities",
         "deny_see_other_processes",
         "deny_fill_disk",
+        "deny_unfiltered_first_process",
     }
 )
 """Denied by namespaces and mounts: in tier `none` these go through, which is why it must be asked for by name."""

@@ -119,7 +119,7 @@ class Connection:
 
     def _receive(self, deadline: float) -> dict[str, Any]:
         header = self._read(wire.HEADER.size, deadline)
-        return wire.unpack(self._read(wire.frame_length(header), deadline))
+        return wire.unpack(self._read(wire.frame_length(header, wire.REPLY_BYTES_MAX), deadline))
 
     def _read(self, size: int, deadline: float) -> bytes:
         """`size` bytes from the worker. Reads ahead: a small answer costs one wait and one call, not two of each."""

@@ -106,7 +106,16 @@ def command(tier: str, mounted: Mounts, disk_bytes: int, program: Sequence[str])
 
 def _bubblewrap(mounted: Mounts, disk_bytes: int, program: Sequence[str]) -> list[str]:
     args = ["bwrap", "--unshare-all", "--unshare-user", "--uid", str(NOBODY), "--gid", str(NOBODY)]
-    args += ["--die-with-parent", "--new-session", "--cap-drop", "ALL", "--hostname", "sandbox", "--clearenv"]
+    args += [
+        "--die-with-parent",
+        "--new-session",
+        "--as-pid-1",
+        "--cap-drop",
+        "ALL",
+        "--hostname",
+        "sandbox",
+        "--clearenv",
+    ]
     for name, value in ENVIRONMENT.items():
         args += ["--setenv", name, value]
     for folder in SYSTEM_FOLDERS:

@@ -33,6 +33,9 @@ DENIED: dict[str, tuple[int | None, int | None]] = {
     "name_to_handle_at": (303, 264), "open_by_handle_at": (304, 265), "init_module": (175, 105),
     "finit_module": (313, 273), "delete_module": (176, 106), "kexec_load": (246, 104), "reboot": (169, 142),
     "swapon": (167, 224), "swapoff": (168, 225), "kexec_file_load": (320, 294),
+    # What tells of other processes through the page cache.
+    "mincore": (27, 232), "preadv2": (327, 286), "cachestat": (451, 451), "fadvise64": (221, 223),
+    "readahead": (187, 213),
     # Memory that no limit of a process counts: System V segments outlive their mapping, memory files have no size.
     "shmget": (29, 194), "semget": (64, 190), "msgget": (68, 186), "mq_open": (240, 180), "memfd_create": (319, 279),
 }  # fmt: skip

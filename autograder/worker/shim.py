@@ -9,10 +9,12 @@ and the allowed packages in the first frame.
 from __future__ import annotations
 
 import importlib
+import json
 import socket
 import sys
 import types
 from collections.abc import Callable
+from operator import index
 from pathlib import Path
 from typing import Any
 
@@ -80,12 +82,12 @@ class Worker:
     def get(self, request: dict[str, Any]) -> Any:
         return wire.encode(getattr(self.objects[request["target"]], request["method"]))
 
-    def batch(self, request: dict[str, Any]) -> None:
-        """Many calls on one object in one request: what the judge's clock measures."""
+    def batch(self, request: dict[str, Any]) -> str:
+        """Many calls on one object in one request: what the judge's clock measures. Every answer goes back, as JSON
+        text made in C, so that looking at them costs the same small share in every design."""
         target = self.objects[request["target"]]
         calls = [(getattr(target, name), self.arguments(args)) for name, args in request["calls"]]
-        for method, args in calls:
-            method(*args)
+        return json.dumps([method(*args) for method, args in calls], default=index)
 
     @staticmethod
     def arguments(data: list[Any]) -> list[Any]:

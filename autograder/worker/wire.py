@@ -13,6 +13,8 @@ import struct
 from typing import Any
 
 FRAME_BYTES_MAX = 8 << 20
+REPLY_BYTES_MAX = 1 << 20
+"""What the judge takes: plain values weigh some thirty times as much in its memory as on the wire."""
 DEPTH_MAX = 16
 ITEMS_MAX = 2 << 20
 INT_BITS_MAX = 64
@@ -127,11 +129,11 @@ def pack(message: dict[str, Any]) -> bytes:
     return HEADER.pack(len(body)) + body
 
 
-def frame_length(header: bytes) -> int:
+def frame_length(header: bytes, cap_bytes: int = FRAME_BYTES_MAX) -> int:
     """The length that a header announces. WireError if it is over the cap."""
     length = int(HEADER.unpack(header)[0])
-    if length > FRAME_BYTES_MAX:
-        raise WireError(f"a frame of {length} bytes announced; at most {FRAME_BYTES_MAX} may cross")
+    if length > cap_bytes:
+        raise WireError(f"a frame of {length} bytes announced; at most {cap_bytes} may cross")
     return length
 
 

@@ -35,7 +35,7 @@ class EvidenceError(Exception):
 
 
 def evidence(chapter: str) -> dict[str, Any]:
-    """The evidence of `chapter`: built (and cached) where the engine is installed, else read from the bundle.
+    """The evidence of `chapter`: built (and cached) where the engine and a builder are, else read from the bundle.
 
     Raises: ValueError if `chapter` is no plain name, EvidenceError if the builder fails or no bundle has the chapter.
     Cost: a file read once cached; the builder's run otherwise.
@@ -48,12 +48,14 @@ def evidence(chapter: str) -> dict[str, Any]:
     return _bundled(chapter)
 
 
-def write_bundle(folder: Path) -> list[Path]:
+def write_bundle(folder: Path, root: Path | None = None) -> list[Path]:
     """Write the evidence of every chapter into `folder` as `<chapter>.json`, for places without the engine.
+
+    `root` is the course's folder; by default the one that the working directory or this package lies in.
 
     Raises: EvidenceError where there is nothing to build from. Returns the files written.
     """
-    root = course_root()
+    root = root or course_root()
     if root is None or not _engine_is_installed():
         raise EvidenceError("a bundle is written from the course's folder with reference_impl installed")
     folder.mkdir(parents=True, exist_ok=True)
@@ -122,7 +124,9 @@ def _key(builder: Path) -> str:
 
 
 def _bundled(chapter: str) -> dict[str, Any]:
-    places = [Path.cwd() / "evidence", Path.cwd().parent / "evidence", Path(__file__).resolve().parent / "evidence"]
+    # A root without a builder is a book that a bundle was put into; its pages may lie more than one folder deep.
+    above = [Path.cwd(), Path.cwd().parent, *([root] if (root := course_root()) is not None else [])]
+    places = [folder / "evidence" for folder in [*dict.fromkeys(above), Path(__file__).resolve().parent]]
     for place in places:
         if (place / f"{chapter}.json").is_file():
             return _read(place / f"{chapter}.json")

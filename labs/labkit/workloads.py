@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 
 Row = tuple[float, int, int]
 """Arrival in seconds (of any clock), prompt tokens, output tokens."""
+
+_MOST_TOKENS = 2**63 - 1
+"""What the arrays can hold."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,6 +111,9 @@ def load_azure(path: Path, name: str) -> Workload:
     def row(line: dict[str, str]) -> Row:
         # Seven digits of a second in the file, six in datetime.
         moment = datetime.fromisoformat(line["TIMESTAMP"][:26])
+        if moment.tzinfo is None:
+            # The zone of this machine would move requests by an hour wherever its summer time begins or ends.
+            moment = moment.replace(tzinfo=UTC)
         return moment.timestamp(), int(line["ContextTokens"]), int(line["GeneratedTokens"])
 
     return _from_rows(name, path, _csv_rows(path, ("TIMESTAMP", "ContextTokens", "GeneratedTokens"), row))
@@ -125,28 +132,45 @@ def load_mooncake(path: Path, name: str = "mooncake_conversation") -> Workload:
     """A Mooncake trace: one JSON object a line with timestamp (ms), input_length, output_length."""
 
     def rows() -> Iterator[tuple[int, Row]]:
-        with path.open(encoding="utf-8") as lines:
-            for number, line in enumerate(lines, start=1):
-                try:
-                    entry = json.loads(line)
-                    yield number, (entry["timestamp"] / 1000, int(entry["input_length"]), int(entry["output_length"]))
-                except (ValueError, KeyError, TypeError) as error:
-                    raise ValueError(f"{path}, line {number}: not a request of a Mooncake trace ({error!r})") from None
+        for number, line in enumerate(_lines(path), start=1):
+            try:
+                entry = json.loads(line)
+                made = (entry["timestamp"] / 1000, int(entry["input_length"]), int(entry["output_length"]))
+            except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+                raise ValueError(f"{path}, line {number}: not a request of a Mooncake trace ({error!r})") from None
+            yield number, made
 
     return _from_rows(name, path, rows())
 
 
 def _csv_rows(path: Path, columns: tuple[str, ...], row: Callable[[dict[str, str]], Row]) -> Iterator[tuple[int, Row]]:
-    with path.open(encoding="utf-8", newline="") as lines:
-        table = csv.DictReader(lines)
+    table = csv.DictReader(_lines(path))
+    try:
         missing = [column for column in columns if column not in (table.fieldnames or [])]
         if missing:
             raise ValueError(f"{path}, line 1: no column {missing[0]!r}; the columns are {table.fieldnames}")
         for line in table:
             try:
-                yield table.line_num, row(line)
+                made = row(line)
             except (ValueError, TypeError) as error:
                 raise ValueError(f"{path}, line {table.line_num}: {error}") from None
+            yield table.line_num, made
+    except csv.Error as error:
+        # Of the reader beneath: the table counts a line only once it is read.
+        raise ValueError(f"{path}, line {table.reader.line_num}: {error}") from None
+
+
+def _lines(path: Path) -> Iterator[str]:
+    """The lines of a text file with their ends. Raises: ValueError with file and line where the bytes are not UTF-8."""
+    # Files are decoded in pieces larger than a line, so the decoder alone could not say which line was wrong.
+    with path.open(encoding="utf-8", errors="surrogateescape", newline="") as lines:
+        for number, line in enumerate(lines, start=1):
+            try:
+                line.encode("utf-8")
+            except UnicodeEncodeError as error:
+                byte = ord(line[error.start]) & 0xFF
+                raise ValueError(f"{path}, line {number}: the byte 0x{byte:02x} is not UTF-8") from None
+            yield line
 
 
 def _from_rows(name: str, path: Path, rows: Iterator[tuple[int, Row]]) -> Workload:
@@ -156,7 +180,9 @@ def _from_rows(name: str, path: Path, rows: Iterator[tuple[int, Row]]) -> Worklo
     prompts: list[int] = []
     outputs: list[int] = []
     for number, (arrival_s, prompt, output) in rows:
-        if prompt < 1 or output < 0:
+        if not math.isfinite(arrival_s):
+            raise ValueError(f"{path}, line {number}: arrives at {arrival_s} s")
+        if not (1 <= prompt <= _MOST_TOKENS and 0 <= output <= _MOST_TOKENS):
             raise ValueError(f"{path}, line {number}: {prompt} prompt tokens and {output} output tokens")
         if arrivals and arrival_s < arrivals[-1]:
             raise ValueError(f"{path}, line {number}: arrives before the line above")

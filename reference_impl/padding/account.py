@@ -2,8 +2,10 @@
 
 Owns: the arithmetic. Knows nothing of time: bytes and FLOPs become seconds only on a device.
 A static batch is a rectangle twice over. Prompts are padded to the longest, then every row decodes until the longest
-answer is done, and rows that finished earlier keep their place. Left out on both sides of every comparison: embedding,
-output projection, norms, activations; each is small beside what is counted, and per token like the linear layers.
+answer is done, and rows that finished earlier keep their place. The last token of an answer is returned and never read
+back, so it is never run and never written to the cache: a row of `p` prompt and `o` output tokens has `p + o - 1` slots
+in all three ledgers. Left out on both sides of every comparison: embedding, output projection, norms, activations; each
+is small beside what is counted, and per token like the linear layers.
 Source: Kwon et al., SOSP 2023, section 3.1 (what is wasted); the FLOP count is the usual 2 per multiply and add.
 """
 
@@ -47,7 +49,7 @@ class ModelShape:
 
 @dataclass(frozen=True)
 class Account:
-    """Spent and needed, in cache slots, FLOPs (prefill and decode) and bytes read while decoding."""
+    """Spent and needed: cache slots, FLOPs of prefill and decode together, and bytes read while decoding."""
 
     slots: int
     slots_needed: int
@@ -96,8 +98,8 @@ def static_batch(prompts: Sequence[int], outputs: Sequence[int], shape: ModelSha
     weights = (longest - 1) * shape.linear_weights * shape.dtype_bytes
     kv = shape.kv_bytes_per_token
     return Account(
-        slots=rows * (width + longest),
-        slots_needed=sum(prompts) + sum(outputs),
+        slots=rows * _row_slots(width, longest),
+        slots_needed=sum(_row_slots(prompt, output) for prompt, output in zip(prompts, outputs, strict=True)),
         flops=rows * _row_flops(width, longest, shape),
         flops_needed=sum(_row_flops(prompt, output, shape) for prompt, output in zip(prompts, outputs, strict=True)),
         bytes_read=weights + rows * kv * _keys_read(width, longest),
@@ -105,10 +107,15 @@ def static_batch(prompts: Sequence[int], outputs: Sequence[int], shape: ModelSha
     )
 
 
+def _row_slots(prompt: int, output: int) -> int:
+    """Tokens of one row that pass through the model, each of which leaves its keys and values in a slot."""
+    return prompt + output - 1
+
+
 def _row_flops(prompt: int, output: int, shape: ModelShape) -> int:
     # The prefill gives the first output token; each further one is a step of one token.
     pairs = prompt * (prompt + 1) // 2 + _keys_read(prompt, output)
-    return shape.linear_flops(prompt + output - 1) + shape.attention_flops(pairs)
+    return shape.linear_flops(_row_slots(prompt, output)) + shape.attention_flops(pairs)
 
 
 def _keys_read(prompt: int, output: int) -> int:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import sys
+import types
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from autograder import cli
 from autograder.cli import main
 from autograder.course import Course
+from autograder.gradebook import judging
 from autograder.judge.verdicts import SubmissionResult
 from autograder.sandbox import tiers
 
@@ -47,6 +53,121 @@ def test_grade_writes_one_object_per_submission_and_a_page_each(
     assert [(result["status"], result["score"]) for result in results] == [("graded", 15.0), ("rejected", 0.0)]
     assert {path.name for path in pages.iterdir()} == {"right.py.html", "bad.ipynb.html"}
     assert "right.py" in capsys.readouterr().out
+
+
+@pytest.fixture
+def instant(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No judge process: everything is graded with no group and one remark."""
+    from autograder.runners import local
+
+    monkeypatch.setattr(tiers, "choose", lambda sandbox: "none")
+    monkeypatch.setattr(
+        local,
+        "_run",
+        lambda course, job: dataclasses.replace(job.result("graded", 1.25), flags=("a\ud800\nremark", "another")),
+    )
+
+
+def folders(tmp_path: Path) -> list[str]:
+    """Two submissions whose paths differ in what joins their parts."""
+    (tmp_path / "a").mkdir()
+    paths = [tmp_path / "a" / "b.py", tmp_path / "a-b.py"]
+    for path in paths:
+        path.write_text(f"# {path.name}\n")
+    return [str(path) for path in paths]
+
+
+def test_feedback_keeps_the_folders_of_the_submissions(small_course: Course, tmp_path: Path, instant: None) -> None:
+    pages = tmp_path / "pages"
+    assert run(small_course, "grade", LAB, *folders(tmp_path), "--feedback", str(pages)) == 0
+    written = {path.relative_to(pages).as_posix(): path.read_text() for path in pages.rglob("*.html")}
+    assert set(written) == {"a/b.py.html", "a-b.py.html"}
+    assert "Student: a/b.py<" in written["a/b.py.html"]
+
+
+def test_where_no_terminal_is_each_submission_gets_a_line_as_it_comes(
+    small_course: Course, tmp_path: Path, instant: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(small_course, "grade", LAB, *folders(tmp_path)) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert sorted(lines[:2]) == [f"{name}: 0 points; 1.2 s; a\ufffd remark" for name in ("a-b.py", "a/b.py")]
+
+
+def test_a_terminal_gets_a_bar_and_no_lines(
+    small_course: Course,
+    tmp_path: Path,
+    instant: None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    # What rich takes for a terminal.
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    assert run(small_course, "grade", LAB, *folders(tmp_path)) == 0
+    shown = capsys.readouterr().out
+    assert "0 points; " not in shown
+    assert "2/2" in shown
+
+
+def test_submissions_behind_a_link_to_the_course_get_their_lines(
+    small_course: Course, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from autograder.gradebook import autograde as module
+    from autograder.gradebook.autograde import Graded
+
+    link = tmp_path / "link"
+    link.symlink_to(small_course.root)
+    handed_in = small_course.root / "submitted" / "ada" / LAB
+    handed_in.mkdir(parents=True)
+    result = SubmissionResult(LAB, str(handed_in / f"{LAB}.ipynb"), "", "1", "s", "cpu", 0.0, "rejected")
+
+    def autograde(*args: object, judged: Callable[[SubmissionResult], None], **more: object) -> list[Graded]:
+        judged(result)
+        return [Graded("ada", result, None, "")]
+
+    monkeypatch.setattr(module, "autograde", autograde)
+    assert cli._autograde_in(small_course, LAB, link, {}) == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("{a}/x/../right.py",), "given more than once: {a}/right.py, {a}/x/../right.py; nothing was graded"),
+        (("--json", "{a}/none/out.json"), "cannot write --json {a}/none/out.json: there is no folder {a}/none"),
+        (("--json", "{a}"), "cannot write --json {a}: it is a folder"),
+        (("--feedback", "{a}/right.py"), "cannot write --feedback {a}/right.py: it is no folder"),
+    ],
+)
+def test_what_cannot_be_written_is_said_before_anything_is_graded(
+    small_course: Course,
+    right: Path,
+    options: tuple[str, ...],
+    words: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from autograder.runners import local
+
+    monkeypatch.setattr(local, "grade_files", lambda *args, **more: pytest.fail("it graded"))
+    (right.parent / "x").mkdir()
+    asked = [option.format(a=right.parent) for option in options]
+    assert run(small_course, "grade", LAB, str(right), *asked) == 1
+    assert words.format(a=right.parent) in capsys.readouterr().err
+
+
+def test_the_runner_that_is_named_runs_the_jobs(
+    small_course: Course, right: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def grade_files(course: Course, lab: str, paths: list[Path], **_: object) -> list[SubmissionResult]:
+        return [
+            SubmissionResult(lab, str(path), "", "1", "s", "cpu", 0.0, "rejected", (), ("elsewhere",)) for path in paths
+        ]
+
+    module = types.ModuleType("a_runner")
+    vars(module)["grade_files"] = grade_files
+    monkeypatch.setitem(sys.modules, "a_runner", module)
+    monkeypatch.setitem(judging.RUNNERS, "elsewhere", "a_runner")
+    assert run(small_course, "grade", LAB, str(right), "--runner", "elsewhere") == 0
+    assert "rejected; elsewhere" in capsys.readouterr().out
 
 
 @boxed

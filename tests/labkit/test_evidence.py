@@ -94,6 +94,18 @@ def test_without_the_engine_the_bundle_is_read_and_without_both_the_error_says_w
         write_bundle(student / "again")
 
 
+@pytest.mark.parametrize("page", [".", "pages", "pages/first"])
+def test_a_book_above_that_has_no_builder_does_not_hide_the_bundle(
+    course: Path, monkeypatch: pytest.MonkeyPatch, page: str
+) -> None:
+    builder(course, "def build():\n    return {'answer': 42}\n")
+    write_bundle(course / "evidence")
+    (course / "chapters" / "evidence" / "demo.py").unlink()
+    (course / page).mkdir(parents=True, exist_ok=True)
+    monkeypatch.chdir(course / page)
+    assert evidence("demo") == {"answer": 42}
+
+
 @pytest.mark.parametrize("name", ["../secrets", "a/b", ""])
 def test_a_chapter_is_a_plain_name(name: str) -> None:
     with pytest.raises(ValueError, match="plain name"):

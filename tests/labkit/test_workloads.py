@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -127,11 +129,79 @@ def test_a_broken_azure_file_is_refused_with_file_and_line(tmp_path: Path, lines
         load_azure(path, "azure_conv")
 
 
-@pytest.mark.parametrize("line", ["{", "[1, 2]", '{"timestamp": 0}', '{"timestamp": null, "input_length": 1}'])
+HEADER = b"TIMESTAMP,ContextTokens,GeneratedTokens\n"
+REQUEST = b"2023-11-16 18:00:00.0,5,6\n"
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (HEADER + REQUEST * 2_000 + b"2023-11-16 18:00:01.0,\xff5,6\n", "line 2002: the byte 0xff is not UTF-8"),
+        (b"TIMESTAMP,\xe9\n" + REQUEST, "line 1: the byte 0xe9 is not UTF-8"),
+        (HEADER + REQUEST + b"2023-11-16 18:00:01.0,5," + b"6" * 131_073 + b"\n", "line 3: field larger than"),
+        (b"x" * 131_073 + b"\n" + REQUEST, "line 1: field larger than"),
+        (HEADER + REQUEST + b"2023-11-16 18:00:01.0,9223372036854775808,6\n", "line 3: 9223372036854775808 prompt"),
+    ],
+)
+def test_bytes_fields_and_numbers_that_no_table_holds_are_refused_with_file_and_line(
+    tmp_path: Path, lines: bytes, message: str
+) -> None:
+    path = tmp_path / "trace.csv"
+    path.write_bytes(lines)
+    with pytest.raises(ValueError, match=rf"trace\.csv, {message}"):
+        load_azure(path, "azure_conv")
+
+
+def test_letters_beyond_ascii_are_no_error(tmp_path: Path) -> None:
+    path = tmp_path / "lengths.csv"
+    path.write_text("num_prefill_tokens,num_decode_tokens,remark\n74,918,caf\u00e9 \U0001f600\n", encoding="utf-8")
+    assert load_sharegpt(path).prompt_tokens.tolist() == [74]
+
+
+@pytest.fixture
+def berlin(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """This process in a zone with summer time, and back."""
+    with monkeypatch.context() as patch:
+        patch.setenv("TZ", "CET-1CEST,M3.5.0,M10.5.0/3")
+        time.tzset()
+        yield
+    time.tzset()
+
+
+@pytest.mark.usefixtures("berlin")
+def test_the_summer_time_of_this_machine_does_not_move_a_request(tmp_path: Path) -> None:
+    path = tmp_path / "trace.csv"
+    nights = ("2023-10-29 00:30:00.0", "2023-10-29 04:30:00.0")
+    path.write_bytes(HEADER + "".join(f"{moment},5,6\n" for moment in nights).encode())
+    assert load_azure(path, "azure_conv").arrival_s.tolist() == [0, 4 * 3600]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "{",
+        "[1, 2]",
+        '{"timestamp": 0}',
+        '{"timestamp": null, "input_length": 1}',
+        '{"timestamp": NaN, "input_length": 5, "output_length": 6}',
+        '{"timestamp": Infinity, "input_length": 5, "output_length": 6}',
+        '{"timestamp": 0, "input_length": Infinity, "output_length": 6}',
+        '{"timestamp": 0, "input_length": 1e30, "output_length": 6}',
+        "[" * 100_000,
+    ],
+)
 def test_a_broken_mooncake_line_is_refused_with_file_and_line(tmp_path: Path, line: str) -> None:
     path = tmp_path / "trace.jsonl"
     path.write_text('{"timestamp": 0, "input_length": 5, "output_length": 6}\n' + line + "\n")
     with pytest.raises(ValueError, match=r"trace\.jsonl, line 2"):
+        load_mooncake(path)
+
+
+def test_a_mooncake_line_that_is_not_utf_8_is_refused_with_file_and_line(tmp_path: Path) -> None:
+    path = tmp_path / "trace.jsonl"
+    good = b'{"timestamp": 0, "input_length": 5, "output_length": 6}\n'
+    path.write_bytes(good * 500 + b'{"timestamp": 0, "input_length": 5, "output_length": 6, "who": "\xc3("}\n' + good)
+    with pytest.raises(ValueError, match=r"trace\.jsonl, line 501: the byte 0xc3 is not UTF-8"):
         load_mooncake(path)
 
 

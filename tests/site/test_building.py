@@ -5,13 +5,17 @@ from __future__ import annotations
 import importlib.util
 import json
 import shutil
+import subprocess
+import sys
 import threading
 import urllib.request
+import zipfile
 from pathlib import Path
 
 import pytest
+from bs4 import BeautifulSoup
 
-from autograder.release.site import SiteError, build_site, serve_site
+from autograder.release.site import SiteError, _code_fingerprint, build_site, serve_site
 
 ROOT = Path(__file__).resolve().parents[2]
 needs_jupyter_book = pytest.mark.skipif(
@@ -153,6 +157,69 @@ def test_a_traces_folder_that_is_missing_is_named(course, monkeypatch):
     monkeypatch.setenv("P2P_TRACES", str(course.root / "no-traces"))
     with pytest.raises(SiteError, match="no-traces"):
         course.build()
+
+
+def test_what_executed_cells_read_is_in_their_stamp(course):
+    notebook = course.root / "labs" / "lab" / "lab.ipynb"
+    notebook.parent.mkdir()
+    seen = []
+    for text in ('{"points": 1}', '{"points": 2}'):
+        notebook.write_text(text, encoding="utf-8")
+        seen.append(_code_fingerprint(course.root))
+    assert seen[0] != seen[1]
+
+
+@needs_jupyter_book
+@pytest.mark.slow
+def test_a_change_in_a_labs_notebook_runs_the_page_that_reads_it(course):
+    notebook = course.root / "labs" / "lab" / "lab.ipynb"
+    notebook.parent.mkdir()
+    course.page("from pathlib import Path\nprint('points', Path('labs/lab/lab.ipynb').read_text())")
+    for points in ("ten", "twelve"):
+        notebook.write_text(points, encoding="utf-8")
+        assert f"points {points}" in (course.build() / "index.html").read_text()
+
+
+def test_a_lab_without_a_notebook_stops_the_build_by_name(course):
+    source = course.root / "solutions" / "lab9" / "lab9.md"
+    source.parent.mkdir(parents=True)
+    source.write_text("# A lab\n", encoding="utf-8")
+    with pytest.raises(SiteError, match=r"there is no labs/lab9/lab9\.ipynb"):
+        course.build()
+
+
+CHECK = """
+import sys
+sys.path.append(sys.argv[1])
+import labkit
+from labkit.contracts import OutOfBlocks
+names = {"OutOfBlocks": OutOfBlocks}
+exec(open(sys.argv[2], encoding="utf-8").read(), names)
+labkit.check("lab3_block_allocator", "tables", names["BlockAllocator"])
+print(labkit.__file__)
+"""
+
+
+@needs_jupyter_book
+@pytest.mark.slow
+def test_the_page_of_a_lab_offers_a_bundle_that_works_by_itself(site, tmp_path):
+    page = BeautifulSoup((site / "chapters" / "lab3.html").read_text(encoding="utf-8"), "html.parser")
+    [link] = page.select("a.download[href$='.zip']")
+    with zipfile.ZipFile(site / "chapters" / link["href"]) as bundle:
+        bundle.extractall(tmp_path)
+    [folder] = tmp_path.iterdir()
+    assert f"cd {folder.name}" in page.get_text()
+    honest = sorted((ROOT / "tests" / "submissions" / "lab3_block_allocator" / "correct").glob("*.py"))[0]
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", CHECK, str(folder), str(honest)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "passed" in done.stdout
+    assert str(folder) in done.stdout
 
 
 @needs_jupyter_book

@@ -34,9 +34,9 @@ class _Watched:
 
     def do(self, method: str, args: tuple[int, ...]) -> None:
         """Make one call, expect what the contract says of it, and look at everything afterwards."""
-        error = self._must_refuse(method, args)
-        if error is not None:
-            self.pool.refused(error, method, *args)
+        errors = self._must_refuse(method, args)
+        if errors is not None:
+            self.pool.refused(errors, method, *args)
         elif method == "append":
             self._append(*args)
         else:
@@ -75,15 +75,15 @@ class _Watched:
             self.tokens[seq].append(token)
             self.memory[slot] = token
 
-    def _must_refuse(self, method: str, args: tuple[int, ...]) -> type[Exception] | None:
-        """The error the contract names for this call now, or None."""
+    def _must_refuse(self, method: str, args: tuple[int, ...]) -> type[Exception] | tuple[type[Exception], ...] | None:
+        """The error the contract names for this call now, both where it leaves the choice, or None."""
         seq = args[0]
         if method == "allocate":
             if seq in self.tokens:
                 return ValueError
             return self._size_error(args[1], self.pool.blocks_for(args[1]))
         if seq not in self.tokens:
-            return KeyError
+            return (KeyError, ValueError) if method == "fork" and args[1] in self.tokens else KeyError
         if method == "fork" and args[1] in self.tokens:
             return ValueError
         if method == "append":

@@ -129,13 +129,15 @@ class Story:
             return raised
         return None
 
-    def refused(self, error: type[Exception], method: str, *args: Any) -> None:
-        """Call and expect `error` (or a subclass of it); Broken otherwise."""
+    def refused(self, errors: type[Exception] | tuple[type[Exception], ...], method: str, *args: Any) -> None:
+        """Call and expect one of `errors` (or a subclass of it); Broken otherwise."""
+        kinds = errors if isinstance(errors, tuple) else (errors,)
+        expected = " or ".join(kind.__name__ for kind in kinds)
         raised = self.attempt(method, *args)
         if raised is None:
-            self.broken(f"{error.__name__}, nothing was raised")
-        if not isinstance(raised, error):
-            self.broken(f"{error.__name__}, got {_error(raised)}")
+            self.broken(f"{expected}, nothing was raised")
+        if not isinstance(raised, kinds):
+            self.broken(f"{expected}, got {_error(raised)}")
 
     def get(self, attribute: str) -> int:
         """An attribute or property that must be an integer. It is not part of the told calls."""

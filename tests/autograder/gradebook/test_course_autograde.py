@@ -201,3 +201,45 @@ def test_every_student_is_reported_when_entered(course: Path, judge: FakeJudge, 
     seen: list[Graded] = []
     autograde(course, LAB, entered=seen.append)
     assert [(line.student, line.score) for line in seen] == [("ada", 15.0), ("bob", 5.0)]
+
+
+def test_a_gradebook_that_was_lost_is_filled_again(course: Path, judge: FakeJudge, submit: Submit) -> None:
+    submit("ada", FULL)
+    submit("bob", HALF)
+    submit("cyd", content=b"not JSON")
+    autograde(course, LAB)
+    before = scores(course)
+    (course / "gradebook.db").unlink()
+    assert {line.student: line.score for line in autograde(course, LAB)} == before == scores(course)
+    assert {line.note for line in autograde(course, LAB)} == {"unchanged"}
+
+
+def test_a_gradebook_from_before_a_regrade_gets_the_new_points(course: Path, judge: FakeJudge, submit: Submit) -> None:
+    path = submit("bob", HALF)
+    autograde(course, LAB)
+    older = (course / "gradebook.db").read_bytes()
+    path.write_text(path.read_text().replace("tables=1", "tables=2"))
+    autograde(course, LAB)
+    (course / "gradebook.db").write_bytes(older)
+    [line] = autograde(course, LAB)
+    assert (line.note, line.score) == ("graded", 10.0)
+
+
+def test_half_a_surrogate_pair_in_a_remark_costs_nobody_the_grade(
+    course: Path, judge: FakeJudge, submit: Submit, tmp_path: Path
+) -> None:
+    submit("ada", FULL)
+    judge.flags = ("cell \ud800 failed",)
+    [line] = autograde(course, LAB)
+    assert (line.note, line.score) == ("graded", 15.0)
+    assert [result.flags for _, result in class_results(course, LAB)] == [("cell \ufffd failed",)]
+    assert autograde(course, LAB)[0].note == "unchanged"
+    assert config.api(course).generate_feedback(LAB)["success"]
+    page = course / "feedback" / "ada" / LAB / f"{LAB}.html"
+    assert "cell \ufffd failed" in page.read_text(encoding="utf-8")
+
+
+def test_a_runner_that_does_not_exist_is_named_with_those_that_do(course: Path, submit: Submit) -> None:
+    submit("ada", FULL)
+    with pytest.raises(ValueError, match="no runner 'cloud'; there is local"):
+        autograde(course, LAB, runner="cloud")

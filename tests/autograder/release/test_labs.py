@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from autograder.release import labs
 from autograder.release.bundle import build_bundle
 from autograder.release.labs import LabError, check_labs, write_labs
 from autograder.release.leak import scan_tree, scan_zip
+from labkit.evidence import evidence
 
 PROJECT = Path(__file__).resolve().parents[3]
 ANSWER = "blocks_of_the_model_answer = 1"
@@ -183,7 +185,67 @@ def test_a_folder_that_students_never_get_is_found(course: Path, folder: str) ->
     assert [leak.what for leak in scan_tree(course / "labs")] == [f"lies in a folder {folder}"]
 
 
+def test_a_write_that_fails_leaves_no_part_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError("no space left")
+
+    (tmp_path / "x").write_bytes(b"before")
+    monkeypatch.setattr("os.replace", full)
+    with pytest.raises(OSError, match="no space left"):
+        labs.write_atomically(tmp_path / "x", b"after")
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"x": b"before"}
+
+
+# The folder that the archive unpacks to, and nothing else that Python could import from: no site-packages, no engine.
+ALONE = """
+import sys
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("reference_impl", "autograder"):
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, Absent())
+sys.path.append(sys.argv[1])
+import json, labkit
+print(json.dumps(labkit.evidence("rectangles"), sort_keys=True))
+"""
+
+
 class TestBundle:
+    def test_evidence_comes_with_it_and_is_read_where_there_is_no_engine(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(PROJECT)
+        monkeypatch.setenv("P2P_TRACES", "none")
+        bundle = build_bundle(PROJECT, "lab3_block_allocator", tmp_path / "lab.zip")
+        zipfile.ZipFile(bundle).extractall(tmp_path / "unpacked")
+        [folder] = (tmp_path / "unpacked").iterdir()
+        done = subprocess.run(
+            [sys.executable, "-I", "-S", "-c", ALONE, str(folder)],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout) == evidence("rectangles")
+
+    def test_evidence_that_cannot_be_built_stops_it_and_names_the_chapter(self, course: Path, tmp_path: Path) -> None:
+        builder = course / "chapters" / "evidence" / "demo.py"
+        builder.parent.mkdir(parents=True)
+        builder.write_text("def build():\n    raise KeyError('lost')\n")
+        with pytest.raises(LabError, match=r"demo\.py: build\(\) failed"):
+            build_bundle(course, "mini", tmp_path / "mini.zip")
+        assert not (tmp_path / "mini.zip").exists()
+
+    def test_one_that_did_not_change_is_left_alone(self, course: Path, tmp_path: Path) -> None:
+        bundle = build_bundle(course, "mini", tmp_path / "mini.zip")
+        os.utime(bundle, (1, 1))
+        build_bundle(course, "mini", bundle)
+        assert bundle.stat().st_mtime == 1
+        (course / "labs" / "labkit" / "more.py").write_text("MORE = 1\n")
+        build_bundle(course, "mini", bundle)
+        assert bundle.stat().st_mtime > 1
+
     def test_it_holds_notebook_labkit_and_what_installs_it(self, course: Path, tmp_path: Path) -> None:
         bundle = build_bundle(course, "mini", tmp_path / "mini.zip")
         names = [name.removeprefix("padding-to-paging-mini/") for name in zipfile.ZipFile(bundle).namelist()]
@@ -210,15 +272,19 @@ class TestBundle:
 
     @pytest.mark.slow
     def test_its_project_file_builds_labkit_and_it_imports_alone(self, course: Path, tmp_path: Path) -> None:
+        builder = course / "chapters" / "evidence" / "demo.py"
+        builder.parent.mkdir(parents=True)
+        builder.write_text("def build():\n    return {'answer': 42}\n")
         bundle = build_bundle(course, "mini", tmp_path / "mini.zip")
         assert not scan_zip(bundle)
         zipfile.ZipFile(bundle).extractall(tmp_path / "unpacked")
         [folder] = (tmp_path / "unpacked").iterdir()
         pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
         subprocess.run([*pip, "--target", str(tmp_path / "site"), str(folder)], check=True, timeout=300)
-        probe = "import labkit, labkit.contracts, labkit.checks; print(labkit.__file__)"
+        probe = "import labkit, labkit.contracts, labkit.checks; print(labkit.__file__, labkit.evidence('demo'))"
         alone = {"PYTHONPATH": str(tmp_path / "site")}
         done = subprocess.run(
             [sys.executable, "-c", probe], env=alone, cwd=tmp_path, capture_output=True, text=True, check=True
         )
         assert str(tmp_path / "site") in done.stdout
+        assert "{'answer': 42}" in done.stdout

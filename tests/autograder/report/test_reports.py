@@ -172,6 +172,15 @@ class TestClassReport:
         [row] = csv.DictReader(io.StringIO(table.read_text()))
         assert (row["student"], row["remarks"], row["score"]) == ("'=1+1", "a, b", "10.0")
 
+    def test_half_a_surrogate_pair_is_replaced_wherever_it_stands(self, tmp_path: Path) -> None:
+        torn = result("PWWW", flags=("x\ud800y",), text="\ud800")
+        page, table = write_class_report("lab", [("a\ud800", torn)], tmp_path)
+        assert "x\ufffdy" in page.read_text(encoding="utf-8")
+        [row] = csv.DictReader(io.StringIO(table.read_text(encoding="utf-8")))
+        assert (row["student"], row["remarks"]) == ("a\ufffd", "x\ufffdy")
+        cells = [("code", "\ud800")]
+        feedback_page(Feedback("\ud800", "\ud800", torn, Gradebook({}, comments=["\ud800"]), cells)).encode()
+
     def test_no_result_is_an_error_that_says_what_to_do(self, tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="no graded submission to lab: run `course autograde lab` first"):
             write_class_report("lab", [], tmp_path)
@@ -208,7 +217,8 @@ def test_a_narrow_terminal_gets_one_line_a_submission_without_groups() -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "field"), [(None, ""), (1.5, "1.5"), (-1.0, "-1.0"), ("-1", "'-1"), ("\tx", "'\tx"), ("a=1", "a=1")]
+    ("value", "field"),
+    [(None, ""), ("=\ud800", "'=\ufffd"), (1.5, "1.5"), (-1.0, "-1.0"), ("-1", "'-1"), ("\tx", "'\tx"), ("a=1", "a=1")],
 )
 def test_numbers_stay_numbers_and_formulas_become_text(value: object, field: str) -> None:
     assert safe_field(value) == field

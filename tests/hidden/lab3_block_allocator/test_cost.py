@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from statistics import median
 
+from autograder.judge import pool_view as view
 from autograder.judge.pool_view import num_free
 from autograder.judge.subject import Call, Make, Subject
 
@@ -70,6 +71,7 @@ class Setting:
         self.block_s: list[float] = []
         self.block_s_limit = block_s_limit
         self.victims: list[int] = []
+        self.placed: dict[int, list[int]] = {}
         stretch = num_blocks // STRETCHES
         for _ in range(STRETCHES - SCATTERED):
             self._fill(stretch)
@@ -99,6 +101,14 @@ class Setting:
             raise TooSlowError("allocate takes longer and longer as the pool grows")
         return seq
 
+    def check_placed(self) -> None:
+        """Sequences still lie where the timed batches said."""
+        for seq in self.dice.sample(sorted(self.placed), min(8, len(self.placed))):
+            where = view.table(self.subject, seq)
+            assert where == self.placed[seq], (
+                "a sequence does not lie where it was said to lie among many calls at once"
+            )
+
     def returns(self) -> list[Call]:
         """End BATCH victims, and for each start another sequence and look where it lies.
 
@@ -121,9 +131,37 @@ class Setting:
         return calls
 
 
+def timed_tables(subject: Subject, calls: Sequence[Call]) -> tuple[float, dict[int, list[int]]]:
+    """Seconds of a batch, and the last table it gave of each sequence that still lives.
+
+    The answers are looked at, for work that was put off has none to give: tables of the right length, and no block in
+    two tables at once.
+    """
+    seconds, answers = subject.timed_answers(calls)
+    tokens: dict[int, int] = {}
+    tables: dict[int, list[int]] = {}
+    for (method, args), answer in zip(calls, answers, strict=True):
+        seq = args[0]
+        if method == "allocate":
+            tokens[seq] = args[1]
+        elif method == "append" and seq in tokens:
+            tokens[seq] += args[1] if len(args) > 1 else 1
+        elif method == "free":
+            tokens.pop(seq, None)
+            tables.pop(seq, None)
+        elif method == "block_table":
+            tables[seq] = view.integers(answer, "block_table")
+            if seq in tokens:
+                needed = view.blocks_for(tokens[seq], BLOCK_SIZE)
+                assert len(tables[seq]) == needed, "among many calls at once, a table has another length than it should"
+            held = [block for table in tables.values() for block in table]
+            assert len(set(held)) == len(held), "among many calls at once, two sequences were given one block"
+    return seconds, tables
+
+
 def best_s(subject: Subject, batches: Batches) -> float:
     """The least time of several batches."""
-    return min(subject.timed_batch_s(calls) for calls in batches)
+    return min(timed_tables(subject, calls)[0] for calls in batches)
 
 
 def expect_free(subject: Subject, free_blocks: int) -> None:
@@ -160,10 +198,13 @@ def ratio_of_pools(small: Setting, large: Setting) -> float:
         times: dict[Setting, list[float]] = {small: [], large: []}
         for _ in range(ROUNDS):
             for setting, seconds in times.items():
-                seconds.append(setting.subject.timed_batch_s(draw(setting)))
+                spent_s, tables = timed_tables(setting.subject, draw(setting))
+                seconds.append(spent_s)
+                setting.placed.update(tables)
         ratios.append(min(times[large]) / min(times[small]))
     for setting in (small, large):
         expect_free(setting.subject, setting.free_blocks)
+        setting.check_placed()
     return max(ratios)
 
 
@@ -221,7 +262,7 @@ def ratio_of_crowds(make: Make, few: int, many: int) -> float:
     batch: list[Call] = []
     for seq in range(many, many + BATCH):
         batch += [("allocate", (seq, 5)), ("append", (seq, BLOCK_SIZE)), ("fork", (seq, -1)), ("append", (-1, 3))]
-        batch += [("free", (seq,)), ("free", (-1,))]
+        batch += [("block_table", (-1,)), ("free", (seq,)), ("free", (-1,))]
     ratio = best_s(subjects[1], [batch] * ROUNDS) / best_s(subjects[0], [batch] * ROUNDS)
     for subject, crowd in zip(subjects, (few, many), strict=True):
         expect_free(subject, 2 * many - crowd)
@@ -247,7 +288,8 @@ def ratio_of_holders(make: Make, few: int, many: int) -> float:
         subjects.append(subject)
     batch: list[Call] = []
     for seq in range(many, many + BATCH):
-        batch += [("fork", (0, seq)), ("append", (seq,)), ("free", (seq,)), ("fork", (0, seq)), ("free", (seq,))]
+        batch += [("fork", (0, seq)), ("append", (seq,)), ("block_table", (seq,)), ("free", (seq,))]
+        batch += [("fork", (0, seq)), ("free", (seq,))]
     ratio = best_s(subjects[1], [batch] * ROUNDS) / best_s(subjects[0], [batch] * ROUNDS)
     for subject in subjects:
         expect_free(subject, 63)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from autograder.judge.subject import local
+from autograder.judge.twins import Twins
 from labkit import check
 from labkit.checks import CheckFailed, groups, run
 from reference_impl.memory import BlockAllocator as Reference
@@ -28,6 +29,48 @@ def failed(group: str, make: Any) -> dict[str, str]:
 def test_the_model_solution_and_the_reference_pass_every_property(group: str, model_solution: Any) -> None:
     assert failed(group, model_solution) == {}
     assert failed(group, Reference) == {}
+
+
+class LooksAtTheChildFirst(Reference):
+    """An allocator whose fork names a child that is in use before an unknown parent: the contract allows both."""
+
+    def fork(self, parent: int, child: int) -> None:
+        try:
+            self.num_tokens(child)
+        except KeyError:
+            super().fork(parent, child)
+        else:
+            raise ValueError(f"sequence {child} exists already")
+
+
+class SaysNothingOfTwoWrongIds(Reference):
+    """An allocator whose fork returns quietly if both ids are wrong."""
+
+    def fork(self, parent: int, child: int) -> None:
+        try:
+            super().fork(parent, child)
+        except KeyError:
+            try:
+                self.num_tokens(child)
+            except KeyError:
+                raise KeyError(parent) from None
+
+
+def test_a_fork_with_two_wrong_ids_may_name_either_but_not_none() -> None:
+    assert failed("programs", LooksAtTheChildFirst) == failed("refusals", LooksAtTheChildFirst) == {}
+    told = failed("programs", SaysNothingOfTwoWrongIds)["programs_with_forks"]
+    assert "expected KeyError or ValueError, nothing was raised" in told
+
+
+def test_programs_beside_the_reference_let_a_fork_with_two_wrong_ids_name_either_but_not_none() -> None:
+    for allocator in (Reference, LooksAtTheChildFirst):
+        twins = Twins(local(allocator), 4, 2)
+        twins.call("allocate", 0, 3)
+        twins.call("fork", 7, 0)
+    twins = Twins(local(SaysNothingOfTwoWrongIds), 4, 2)
+    twins.call("allocate", 0, 3)
+    with pytest.raises(AssertionError, match="did not refuse"):
+        twins.call("fork", 7, 0)
 
 
 @pytest.mark.parametrize("group", GROUPS)

@@ -34,16 +34,17 @@ def test_a_token_of_llama_3_8b_takes_128_kib_and_its_layers_seven_billion_weight
     assert LLAMA_3_8B.linear_weights == 32 * (33_554_432 + 8_388_608 + 176_160_768)
 
 
-def walked(prompt: int, output: int, shape: ModelShape) -> tuple[int, int]:
-    """FLOPs and cache bytes read of one row, token by token and key by key."""
-    flops = keys_read = 0
-    for token in range(prompt + output - 1):
+def walked(prompt: int, output: int, shape: ModelShape) -> tuple[int, int, int]:
+    """Slots written, FLOPs and cache bytes read of one row, token by token and key by key."""
+    slots = flops = keys_read = 0
+    for token in range(prompt + output - 1):  # the last output token is never fed back
+        slots += 1
         flops += 2 * shape.linear_weights
         for _ in range(token + 1):
             flops += 4 * shape.layers * shape.heads * shape.head_dim
         if token >= prompt:
             keys_read += token + 1
-    return flops, keys_read * shape.kv_bytes_per_token
+    return slots, flops, keys_read * shape.kv_bytes_per_token
 
 
 @given(st.lists(st.tuples(st.integers(1, 12), st.integers(1, 9)), min_size=1, max_size=5))
@@ -53,12 +54,18 @@ def test_the_account_of_a_batch_is_what_walking_every_token_gives(rows: list[tup
     padded = walked(max(prompts), max(outputs), TINY)
     needed = [walked(prompt, output, TINY) for prompt, output in rows]
     weights = (max(outputs) - 1) * TINY.linear_weights * TINY.dtype_bytes
-    assert account.slots == len(rows) * (max(prompts) + max(outputs))
-    assert account.slots_needed == sum(prompts) + sum(outputs)
-    assert account.flops == len(rows) * padded[0]
-    assert account.flops_needed == sum(flops for flops, _ in needed)
-    assert account.bytes_read == weights + len(rows) * padded[1]
-    assert account.bytes_needed == weights + sum(read for _, read in needed)
+    assert account.slots == len(rows) * padded[0]
+    assert account.slots_needed == sum(slots for slots, _, _ in needed)
+    assert account.flops == len(rows) * padded[1]
+    assert account.flops_needed == sum(flops for _, flops, _ in needed)
+    assert account.bytes_read == weights + len(rows) * padded[2]
+    assert account.bytes_needed == weights + sum(read for _, _, read in needed)
+
+
+def test_the_last_output_token_takes_no_slot() -> None:
+    assert static_batch([5], [1], TINY).slots == 5, "the prefill gives it, and nothing reads it back"
+    assert static_batch([5, 2], [4, 1], TINY).slots == 2 * 8
+    assert static_batch([5, 2], [4, 1], TINY).slots_needed == 8 + 2
 
 
 def test_equal_rows_lose_nothing_and_accounts_add_up() -> None:
@@ -67,7 +74,7 @@ def test_equal_rows_lose_nothing_and_accounts_add_up() -> None:
     uneven = static_batch([4, 1], [3, 3], TINY)
     both = even + uneven
     assert both.slots == even.slots + uneven.slots
-    assert both.slots_lost == 1 - (14 + 11) / 28
+    assert both.slots_lost == 1 - (12 + 9) / 24
     assert 0 < both.bytes_lost < uneven.bytes_lost
 
 
