@@ -12,6 +12,7 @@ Source: the leaf rule and the policies follow RadixAttention (Zheng et al., Neur
 from __future__ import annotations
 
 import heapq
+from abc import ABC, abstractmethod
 from collections import OrderedDict
 from typing import Protocol
 
@@ -46,7 +47,7 @@ class EvictionPolicy(Protocol):
         """AssertionError if the policy's books do not agree with its entries."""
 
 
-class _Ranked:
+class _Ranked(ABC):
     """The heap of candidates, common to all policies; a policy adds `_rank` and what it wants to remember."""
 
     def __init__(self) -> None:
@@ -59,14 +60,15 @@ class _Ranked:
     def __len__(self) -> int:
         return len(self._idle)
 
-    def published(self, entry: CachedBlock) -> None:
+    def published(self, entry: CachedBlock) -> None:  # noqa: B027 - a policy may leave it so
         """Nothing to remember, for most policies."""
 
-    def hit(self, entry: CachedBlock) -> None:
+    def hit(self, entry: CachedBlock) -> None:  # noqa: B027 - a policy may leave it so
         """Nothing to remember, for most policies."""
 
+    @abstractmethod
     def _rank(self, entry: CachedBlock) -> tuple[int, ...]:
-        raise NotImplementedError
+        """Where `entry` stands among the idle ones as it becomes idle; the lowest goes first."""
 
     def _tick(self) -> int:
         self._clock += 1
