@@ -6,6 +6,8 @@ how any of them is built or tested. Everything here is fixed: changing a signatu
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 
@@ -141,3 +143,52 @@ class PrefixCache(Protocol):
 
     def block_table(self, seq: int) -> list[int]:
         """Physical block ids in [0, num_blocks) in logical order; the caller's own copy."""
+
+
+@dataclass(frozen=True)
+class StepPlan:
+    """What one step of the engine is to do, as plain data: what `Scheduler.schedule` returns (lab 6).
+
+    scheduled: request -> tokens to compute in this step, each at least 1. preempted: requests whose blocks were taken
+    back; they compute all their tokens again later. admitted: requests that run from this step on, for the first time
+    or again. A request that waits stands in none of the three.
+    """
+
+    scheduled: Mapping[int, int] = field(default_factory=dict)
+    preempted: Collection[int] = ()
+    admitted: Collection[int] = ()
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of the whole step: at most the scheduler's `max_tokens_per_step`."""
+        return sum(self.scheduled.values())
+
+
+@runtime_checkable
+class Scheduler(Protocol):
+    """Lab 6: which requests compute how many tokens in the next step.
+
+    A request has some tokens, of which some are computed. A step computes the tokens scheduled for it; once all are
+    computed, that step gives one new token, until the request is finished. The last new token is returned and never
+    computed. A running request holds `ceil(computed and scheduled tokens / block_size)` blocks; a preempted one holds
+    none and has computed nothing. Source: Yu et al. (Orca), OSDI 2022, section 3; Agrawal et al. (Sarathi-Serve), OSDI
+    2024, section 4, for prefill in chunks; Kwon et al., SOSP 2023, section 4.5, for preemption.
+    """
+
+    def __init__(self, num_blocks: int, block_size: int, max_tokens_per_step: int, max_running: int) -> None:
+        """Nothing waits, nothing runs. ValueError unless all four are at least 1."""
+
+    def add(self, request: int, prompt_tokens: int, max_new_tokens: int) -> None:
+        """Let `request` wait. ValueError on a known id, on sizes below 1, and if it could never fit in the blocks."""
+
+    def abort(self, request: int) -> None:
+        """End `request` wherever it is; it gets no further tokens. KeyError if unknown."""
+
+    def schedule(self) -> StepPlan:
+        """The next step. Never more than `max_tokens_per_step` tokens, `max_running` requests or `num_blocks` blocks.
+
+        A plan without tokens is given only when nothing waits and nothing runs.
+        """
+
+    def finish_step(self, finished: set[int]) -> None:
+        """The step that was scheduled last is done, and the requests in `finished` ended with it."""

@@ -35,12 +35,20 @@ class BlockPool:
         """`count` free blocks, each with one holder now. OutOfBlocks, with nothing changed, if fewer are free."""
         if count > self.num_free:
             raise OutOfBlocks(count, self.num_free)
+        if count < 0:
+            raise ValueError(f"count must be at least 0, got {count}")
+        # The list is walked once and its head cut off behind the last block: a call for each block would cost more.
+        following, ref_count, sentinel = self._next, self._ref_count, self.num_blocks
         taken = []
+        block = sentinel
         for _ in range(count):
-            block = self._next[self.num_blocks]
-            self._unlink(block)
-            self._ref_count[block] = 1
+            block = following[block]
+            ref_count[block] = 1
             taken.append(block)
+        head = following[block]
+        following[sentinel] = head
+        self._previous[head] = sentinel
+        self.num_free -= count
         return taken
 
     def share(self, blocks: Iterable[int]) -> None:
@@ -55,16 +63,24 @@ class BlockPool:
 
         Raises: ValueError, with nothing changed, if that would free a block more often than it is held (a double free).
         """
-        counted: dict[int, int] = {}
+        blocks = list(blocks)
+        ref_count = self._ref_count
+        freed = []
+        for place, block in enumerate(blocks):
+            count = ref_count[block]
+            if count == 1:
+                ref_count[block] = 0
+                freed.append(block)
+            elif count > 1:
+                ref_count[block] = count - 1
+            else:
+                self._undo_release(blocks[:place])
+                raise ValueError(f"block {block} released {blocks.count(block)} times, held {ref_count[block]} times")
+        self._link_last(freed)
+
+    def _undo_release(self, blocks: list[int]) -> None:
         for block in blocks:
-            counted[block] = counted.get(block, 0) + 1
-        for block, times in counted.items():
-            if times > self._ref_count[block]:
-                raise ValueError(f"block {block} released {times} times, held {self._ref_count[block]} times")
-        for block, times in counted.items():
-            self._ref_count[block] -= times
-            if self._ref_count[block] == 0:
-                self._link_last(block)
+            self._ref_count[block] += 1
 
     def _unlink(self, block: int) -> None:
         before, after = self._previous[block], self._next[block]
@@ -72,14 +88,16 @@ class BlockPool:
         self._previous[after] = before
         self.num_free -= 1
 
-    def _link_last(self, block: int) -> None:
-        sentinel = self.num_blocks
-        last = self._previous[sentinel]
-        self._next[last] = block
-        self._previous[block] = last
-        self._next[block] = sentinel
-        self._previous[sentinel] = block
-        self.num_free += 1
+    def _link_last(self, blocks: list[int]) -> None:
+        following, previous, sentinel = self._next, self._previous, self.num_blocks
+        last = previous[sentinel]
+        for block in blocks:
+            following[last] = block
+            previous[block] = last
+            last = block
+        following[last] = sentinel
+        previous[sentinel] = last
+        self.num_free += len(blocks)
 
     def check_invariants(self) -> None:
         """I1 and I3 by walking the free list. Cost: O(num_blocks). AssertionError names the block."""

@@ -37,6 +37,19 @@ class BlockTable:
         """New blocks that `num_tokens` more tokens need."""
         return blocks_for(self.num_tokens + num_tokens, self.block_size) - len(self.blocks)
 
+    def truncate(self, num_tokens: int) -> list[int]:
+        """Keep the first `num_tokens` tokens; returns the blocks that fall off, in logical order, for the pool.
+
+        Raises: ValueError unless 0 <= num_tokens <= those it holds. Cost: O(blocks that fall off).
+        """
+        if not 0 <= num_tokens <= self.num_tokens:
+            raise ValueError(f"num_tokens must be 0 to {self.num_tokens}, got {num_tokens}")
+        keep = blocks_for(num_tokens, self.block_size)
+        fallen = self.blocks[keep:]
+        del self.blocks[keep:]
+        self.num_tokens = num_tokens
+        return fallen
+
     def slot_mapping(self, start: int, stop: int) -> list[int]:
         """Cache slots of tokens start..stop-1, `block * block_size + offset`.
 

@@ -7,6 +7,7 @@ nothing. A refusal is a result, not an error: it says why, what was needed and w
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from enum import Enum
 from operator import index
@@ -21,14 +22,18 @@ class Reason(Enum):
 
     NEVER_FITS = "more than the memory could ever give"
     TOO_LONG = "more than is ever kept for one request"
+    ABOVE_BUDGET = "more than one step may compute, and prompts are not cut"
     NO_ROOM = "too little memory is free"
     NO_RANGE = "enough memory is free, but no hole is long enough"
     BATCH_RUNS = "the batch runs, and nobody joins it"
+    PROMISED = "what is free is promised to requests that are in memory"
+    WATERMARK = "too little memory would stay free for those that are in memory"
+    NO_HOST_ROOM = "too little memory is free on the host"
 
     @property
     def is_final(self) -> bool:
         """Whether waiting could not help."""
-        return self in (Reason.NEVER_FITS, Reason.TOO_LONG)
+        return self in (Reason.NEVER_FITS, Reason.TOO_LONG, Reason.ABOVE_BUDGET)
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,12 @@ class KVPolicy(Protocol):
         for their account. Raises: ValueError on a known id, or unless prompt >= 1 and 1 <= true <= max.
         """
 
+    def never_fits(self, prompt_tokens: int, max_new_tokens: int, true_new_tokens: int) -> Refusal | None:
+        """The final refusal that such a request would get from an empty memory too; None if waiting can help.
+
+        Changes nothing. Raises: ValueError unless prompt >= 1 and 1 <= true <= max.
+        """
+
     def append(self, request: int, num_tokens: int = 1) -> Refusal | None:
         """Keep `num_tokens` more. KeyError on an unknown id, ValueError beyond the true length or below 1."""
 
@@ -78,7 +89,7 @@ class Live:
     limit: int
 
 
-class Requests:
+class Requests(ABC):
     """The live requests, and the checks of ids and values that all policies share."""
 
     def __init__(self, capacity: int) -> None:
@@ -86,9 +97,19 @@ class Requests:
         self.copied_tokens = 0
         self._live: dict[int, Live] = {}
 
+    @abstractmethod
+    def _never_fits(self, live: Live) -> Refusal | None:
+        """The refusal of a request that no empty memory of this capacity could take; None if there is hope."""
+
+    def never_fits(self, prompt_tokens: int, max_new_tokens: int, true_new_tokens: int) -> Refusal | None:
+        return self._never_fits(self._lengths(prompt_tokens, max_new_tokens, true_new_tokens))
+
     def _announced(self, request: int, prompt: int, max_new: int, true_new: int) -> Live:
         if index(request) in self._live:
             raise ValueError(f"request {request} is in memory already")
+        return self._lengths(prompt, max_new, true_new)
+
+    def _lengths(self, prompt: int, max_new: int, true_new: int) -> Live:
         prompt, max_new = at_least_one("prompt_tokens", prompt), at_least_one("max_new_tokens", max_new)
         true_new = at_least_one("true_new_tokens", true_new)
         if true_new > max_new:

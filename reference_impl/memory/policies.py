@@ -85,16 +85,22 @@ class ReservedRanges(_Ranges):
 
     def admit(self, request: int, prompt_tokens: int, max_new_tokens: int, true_new_tokens: int) -> Refusal | None:
         live = self._announced(request, prompt_tokens, max_new_tokens, true_new_tokens)
+        if (refusal := self._never_fits(live)) is not None:
+            return refusal
         size = self._rule(live)
-        if size < live.final:
-            # The server would have to stop it at the model's longest sequence: it is refused at the door instead.
-            return self._refusal(live.final, Reason.TOO_LONG)
         try:
             self.memory.allocate(request, size)
         except OutOfMemory:
             return self._refusal(size)
         self._live[index(request)] = live
         return None
+
+    def _never_fits(self, live: Live) -> Refusal | None:
+        size = self._rule(live)
+        if size < live.final:
+            # The server would have to stop it at the model's longest sequence: it is refused at the door instead.
+            return self._refusal(live.final, Reason.TOO_LONG)
+        return self._refusal(size) if size > self.memory.longest_possible else None
 
     def append(self, request: int, num_tokens: int = 1) -> Refusal | None:
         live, held = self._growing(request, num_tokens)
@@ -127,12 +133,15 @@ class GrowingRanges(_Ranges):
 
     def admit(self, request: int, prompt_tokens: int, max_new_tokens: int, true_new_tokens: int) -> Refusal | None:
         live = self._announced(request, prompt_tokens, max_new_tokens, true_new_tokens)
-        if live.limit > self.capacity:
-            return self._refusal(live.limit)
+        if (refusal := self._never_fits(live)) is not None:
+            return refusal
         if not self._take(request, live.held):
             return self._refusal(live.held)
         self._live[index(request)] = live
         return None
+
+    def _never_fits(self, live: Live) -> Refusal | None:
+        return self._refusal(live.limit) if live.limit > self.capacity else None
 
     def append(self, request: int, num_tokens: int = 1) -> Refusal | None:
         live, needed = self._growing(request, num_tokens)
@@ -191,14 +200,17 @@ class PagedBlocks(Requests):
 
     def admit(self, request: int, prompt_tokens: int, max_new_tokens: int, true_new_tokens: int) -> Refusal | None:
         live = self._announced(request, prompt_tokens, max_new_tokens, true_new_tokens)
-        if live.limit > self.capacity:
-            return self._refusal(Reason.NEVER_FITS, live.limit)
+        if (refusal := self._never_fits(live)) is not None:
+            return refusal
         try:
             self.blocks.allocate(request, live.held)
         except OutOfBlocks:
             return self._refusal(Reason.NO_ROOM, self._slots(live.held))
         self._live[index(request)] = live
         return None
+
+    def _never_fits(self, live: Live) -> Refusal | None:
+        return self._refusal(Reason.NEVER_FITS, live.limit) if live.limit > self.capacity else None
 
     def append(self, request: int, num_tokens: int = 1) -> Refusal | None:
         live, held = self._growing(request, num_tokens)
@@ -242,10 +254,10 @@ class PaddedBatch(Requests):
 
     def admit(self, request: int, prompt_tokens: int, max_new_tokens: int, true_new_tokens: int) -> Refusal | None:
         live = self._announced(request, prompt_tokens, max_new_tokens, true_new_tokens)
+        if (refusal := self._never_fits(live)) is not None:
+            return refusal
         rows, length = self._rectangle()
         free = self.capacity - rows * length
-        if live.limit > self.capacity:
-            return Refusal(Reason.NEVER_FITS, live.limit, free, free)
         if self._running is not None:
             return Refusal(Reason.BATCH_RUNS, live.limit, free, free)
         self._live[index(request)] = live
@@ -254,6 +266,13 @@ class PaddedBatch(Requests):
             del self._live[index(request)]
             return Refusal(Reason.NO_ROOM, wider_rows * wider - rows * length, free, free)
         return None
+
+    def _never_fits(self, live: Live) -> Refusal | None:
+        if live.limit <= self.capacity:
+            return None
+        rows, length = self._rectangle()
+        free = self.capacity - rows * length
+        return Refusal(Reason.NEVER_FITS, live.limit, free, free)
 
     def append(self, request: int, num_tokens: int = 1) -> Refusal | None:
         live, held = self._growing(request, num_tokens)

@@ -157,7 +157,7 @@ def heap_records(num_blocks: int) -> int:
         cache.acquire(seq, [seq % 5, 0])
         cache.commit(seq, 1)
         cache.release(seq)
-    return len(cache._idle._heap)  # type: ignore[attr-defined]
+    return len(cache._blocks._idle._heap)  # type: ignore[attr-defined]
 
 
 def test_blocks_that_are_revived_for_ever_leave_no_growing_heap_behind() -> None:

@@ -350,23 +350,23 @@ def test_nothing_is_remembered_of_what_was_evicted(make: Callable[..., IndexedCa
         cache.acquire(seq, [seq, seq + 1, seq + 2], salt=str(seq % 7))
         cache.commit(seq, 3)
         cache.release(seq)
-    assert len(list(cache._index.entries())) == 4
+    assert len(list(cache._blocks._index.entries())) == 4
     cache.check_invariants()
     if isinstance(cache, RadixCache):
-        assert len(cache._index._roots) <= 2
+        assert len(cache._blocks._index._roots) <= 2
 
 
 @pytest.mark.parametrize(
     ("harm", "words"),
     [
-        (lambda c: c._pool.share([c._sequences[1].blocks[2]]), "I2"),
-        (lambda c: c._published.pop(c._sequences[1].blocks[0]), "I2"),
+        (lambda c: c._blocks.pool.share([c._sequences[1].blocks[2]]), "I2"),
+        (lambda c: c._blocks._published.pop(c._sequences[1].blocks[0]), "I2"),
         (lambda c: setattr(c._sequences[1], "num_computed_blocks", 0), "I6"),
         (lambda c: setattr(c._sequences[1].computed, "tokens", b"else"), "I7"),
         (lambda c: setattr(c._sequences[1].computed, "links", 5), "I7: 5 links"),
         (lambda c: setattr(c._sequences[1].computed, "salt", "else"), "I7"),
-        (lambda c: c._idle._idle.pop(), "counted|candidates|a head"),
-        (lambda c: setattr(next(iter(c._idle._idle)), "idle", False), "says that it is not idle"),
+        (lambda c: c._blocks._idle._idle.pop(), "counted|candidates|a head"),
+        (lambda c: setattr(next(iter(c._blocks._idle._idle)), "idle", False), "says that it is not idle"),
     ],
 )
 def test_the_invariants_name_the_offender(make: Callable[..., IndexedCache], harm: Any, words: str) -> None:

@@ -1,26 +1,19 @@
-"""Bugs that real prefix caches had, one test each, and our own code broken the same way, which that test must notice.
+"""Bugs that real prefix caches had, on both of ours: what they published, found again and evicted.
 
-The numbers are those of the course's list of bug classes; the threads named are where engines met them. A mutant is the
-reference with one line changed, loaded from its source beside the real one.
+The threads named are where engines met them. See `mutants.py` for what becomes of MUTANTS.
 """
 
 from __future__ import annotations
 
-import importlib.util
-import inspect
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Callable
 from functools import partial
-from types import ModuleType
-from typing import Any
 
 import pytest
 
 from labkit.contracts import OutOfBlocks
-from reference_impl.memory import PrefixCache, RadixCache, cached_block, prefix_cache
+from reference_impl.memory import PrefixCache, RadixCache
 from reference_impl.memory.prefix_cache import IndexedCache, chain_hash
+from tests.bugs.mutants import Mutant
 
 Make = Callable[..., IndexedCache]
 
@@ -41,10 +34,7 @@ KINDS: dict[str, Make] = {
     "tree": RadixCache,
 }
 
-
-@pytest.fixture(params=KINDS.values(), ids=KINDS.keys())
-def make(request: pytest.FixtureRequest) -> Make:
-    return request.param  # type: ignore[no-any-return]
+on_each = pytest.mark.parametrize("make", [pytest.param(make, id=name) for name, make in KINDS.items()])
 
 
 def compute(cache: IndexedCache, seq: int, tokens: list[int], salt: str = "") -> list[int]:
@@ -56,6 +46,7 @@ def compute(cache: IndexedCache, seq: int, tokens: list[int], salt: str = "") ->
     return table
 
 
+@on_each
 def test_bug_04_a_refused_sequence_holds_none_of_the_blocks_it_would_have_reused(make: Make) -> None:
     # vLLM #11565: blocks were touched before the capacity check, and a refusal leaked the references.
     cache = make(4, 2)
@@ -68,6 +59,7 @@ def test_bug_04_a_refused_sequence_holds_none_of_the_blocks_it_would_have_reused
     cache.check_invariants()
 
 
+@on_each
 def test_bug_04_an_idle_block_that_is_reused_does_not_count_as_free_as_well(make: Make) -> None:
     # The same thread's review: with the check first, the touched blocks are counted twice.
     cache = make(3, 2)
@@ -79,6 +71,7 @@ def test_bug_04_an_idle_block_that_is_reused_does_not_count_as_free_as_well(make
     cache.check_invariants()
 
 
+@on_each
 def test_bug_05_a_reused_block_is_not_evicted_for_the_rest_of_its_own_sequence(make: Make) -> None:
     # vLLM #10507: allocation before the touch evicted the hit and handed it out as new.
     cache = make(2, 2)
@@ -90,6 +83,7 @@ def test_bug_05_a_reused_block_is_not_evicted_for_the_rest_of_its_own_sequence(m
     cache.check_invariants()
 
 
+@on_each
 def test_bug_06_a_block_found_for_one_sequence_is_not_given_to_the_next(make: Make) -> None:
     # vLLM #37164: between lookup and touch another request of the same step took the block.
     cache = make(3, 2)
@@ -101,6 +95,7 @@ def test_bug_06_a_block_found_for_one_sequence_is_not_given_to_the_next(make: Ma
     cache.check_invariants()
 
 
+@on_each
 def test_bug_08_an_evicted_block_is_no_longer_found_by_what_it_held(make: Make) -> None:
     # vLLM #4761 and kvcached #362: the evicted block stayed in the map, or kept its old hash.
     cache = make(2, 2)
@@ -115,6 +110,7 @@ def test_bug_08_an_evicted_block_is_no_longer_found_by_what_it_held(make: Make) 
     cache.check_invariants()
 
 
+@on_each
 def test_bug_09_of_two_sequences_that_compute_one_prompt_the_first_publishes_and_no_block_is_lost(make: Make) -> None:
     # atlas #373: the cache took a reference to the second one's block while its node kept the first one's.
     cache = make(6, 2)
@@ -135,6 +131,24 @@ def test_bug_09_of_two_sequences_that_compute_one_prompt_the_first_publishes_and
     cache.check_invariants()
 
 
+@on_each
+def test_bug_11_a_block_that_two_sequences_share_is_never_counted_as_free(make: Make) -> None:
+    # sglang #35270: shared pages were counted as evictable, and once for each who shared them.
+    cache = make(4, 2)
+    compute(cache, 1, [1, 2, 3, 4])
+    for seq in (2, 3):
+        assert cache.acquire(seq, [1, 2, 3, 4, 5]) == 4
+    cache.release(2)
+    assert cache.num_free_blocks == 1
+    with pytest.raises(OutOfBlocks):
+        cache.acquire(4, [6, 7, 8, 9])
+    cache.check_invariants()
+    cache.release(3)
+    assert cache.num_free_blocks == 4
+    cache.check_invariants()
+
+
+@on_each
 def test_bug_14_contents_of_equal_hash_are_never_mixed(make: Make) -> None:
     # GHSA-rm76-4mrf-v9r8 and vLLM #54727: with a hash that can be made to collide, one user reads another's KV.
     cache = make(301, 1)
@@ -148,6 +162,7 @@ def test_bug_14_contents_of_equal_hash_are_never_mixed(make: Make) -> None:
     cache.check_invariants()
 
 
+@on_each
 def test_bug_15_equal_tokens_after_another_beginning_are_another_content(make: Make) -> None:
     # openvino.genai #3722 and aibrix #2329: the key was that of the block alone, or of the last block and a count.
     cache = make(8, 2)
@@ -166,6 +181,7 @@ def test_bug_15_the_hash_of_a_block_covers_its_parent_its_tokens_and_their_order
     assert len(seen) == 6
 
 
+@on_each
 def test_bug_16_the_same_salt_shares_and_another_salt_does_not(make: Make) -> None:
     # vLLM #30931: adapters of one name and different weights shared KV.
     cache = make(12, 2)
@@ -183,6 +199,7 @@ def test_bug_16_no_salt_runs_into_the_tokens_behind_it() -> None:
     assert len(seen | {chain_hash(b"a", b"cccc", "b"), chain_hash(b"", b"bcccc", "a")}) == 5
 
 
+@on_each
 @pytest.mark.parametrize("blocks", [1, 2])
 def test_bug_17_a_prompt_that_is_all_there_computes_its_last_block_again(make: Make, blocks: int) -> None:
     # nano-vllm #144, vLLM #30320 and #11186: nothing was left to compute, or one token was and the chain broke.
@@ -201,6 +218,7 @@ def test_bug_17_a_prompt_that_is_all_there_computes_its_last_block_again(make: M
     assert cache.block_table(4)[:-1] == first
 
 
+@on_each
 def test_bug_18_a_block_is_shared_only_once_all_of_it_is_computed(make: Make) -> None:
     # nano-vllm #208: hits on blocks that were scheduled in the same step and held nothing yet.
     cache = make(12, 2)
@@ -218,143 +236,109 @@ def test_bug_18_a_block_is_shared_only_once_all_of_it_is_computed(make: Make) ->
     cache.check_invariants()
 
 
-@dataclass(frozen=True)
-class Mutant:
-    """Each old text replaced by its new one in the source of `module`; `hash_name` is the hash the cache is given."""
-
-    test: Callable[..., None]
-    module: ModuleType
-    changes: tuple[tuple[str, str], ...]
-    hash_name: str | None = None
-
+CACHED_BLOCK = "reference_impl.memory.cached_block"
+PREFIX_CACHE = "reference_impl.memory.prefix_cache"
+PUBLISHED_BLOCKS = "reference_impl.memory.published_blocks"
 
 HOLD = "        blocks = self._hold(hits)\n"
-TAKE = "        for _ in range(num_new - self._pool.num_free):\n            self._evict()\n"
-CHECK = "        if num_new > available:\n"
+TAKE = "        for _ in range(num_new - self.pool.num_free):\n            self._evict()\n"
+TAKEN = "            raise OutOfBlocks(num_new, available)\n"
 RETURN = "        return len(hits) * self.block_size"
 
-MUTANTS: dict[str, Mutant] = {
-    "04 touch before the check": Mutant(
+MUTANTS = [
+    Mutant(
+        "touch before the check",
         test_bug_04_a_refused_sequence_holds_none_of_the_blocks_it_would_have_reused,
-        prefix_cache,
-        ((HOLD, ""), (CHECK, HOLD + CHECK)),
+        PREFIX_CACHE,
+        ((TAKEN, "            self._blocks._hold(hits)\n" + TAKEN),),
     ),
-    "04 hits counted as free": Mutant(
+    Mutant(
+        "hits counted as free",
         test_bug_04_an_idle_block_that_is_reused_does_not_count_as_free_as_well,
-        prefix_cache,
+        PUBLISHED_BLOCKS,
         ((" - sum(entry.idle for entry in hits)", ""),),
     ),
-    "05 evict before the touch": Mutant(
+    Mutant(
+        "evict before the touch",
         test_bug_05_a_reused_block_is_not_evicted_for_the_rest_of_its_own_sequence,
-        prefix_cache,
+        PUBLISHED_BLOCKS,
         ((HOLD + TAKE, "        blocks = [entry.block for entry in hits]\n" + TAKE + "        self._hold(hits)\n"),),
     ),
-    "06 looked up, never touched": Mutant(
+    Mutant(
+        "looked up, never touched",
         test_bug_06_a_block_found_for_one_sequence_is_not_given_to_the_next,
-        prefix_cache,
+        PUBLISHED_BLOCKS,
         ((HOLD, "        blocks = [entry.block for entry in hits]\n"),),
     ),
-    "08 the old content stays": Mutant(
+    Mutant(
+        "the old content stays",
         test_bug_08_an_evicted_block_is_no_longer_found_by_what_it_held,
-        prefix_cache,
+        PUBLISHED_BLOCKS,
         (("        entry.block = None\n", ""),),
     ),
-    "09 the second copy published too": Mutant(
+    Mutant(
+        "the second copy published too",
         test_bug_09_of_two_sequences_that_compute_one_prompt_the_first_publishes_and_no_block_is_lost,
-        prefix_cache,
+        PUBLISHED_BLOCKS,
         (
             (
-                "            if entry.block is None:\n                self._publish",
-                "            if True:\n                self._publish",
+                "        if entry.block is None:\n            self._publish",
+                "        if True:\n            self._publish",
             ),
         ),
     ),
-    "14 the hash is trusted": Mutant(
+    Mutant(
+        "shared blocks become idle",
+        test_bug_11_a_block_that_two_sequences_share_is_never_counted_as_free,
+        PUBLISHED_BLOCKS,
+        ((" and self.pool.ref_count(block) == 1", " and not entry.idle"),),
+    ),
+    Mutant(
+        "the hash is trusted",
         test_bug_14_contents_of_equal_hash_are_never_mixed,
-        prefix_cache,
+        PREFIX_CACHE,
         (("if entry.is_content(parent, tokens, salt):", "if True:"),),
-        hash_name="eight_bit_hash",
     ),
-    "15 only the block's own tokens compared": Mutant(
+    Mutant(
+        "only the block's own tokens compared",
         test_bug_15_equal_tokens_after_another_beginning_are_another_content,
-        cached_block,
+        CACHED_BLOCK,
         (("self.parent is parent and ", ""),),
-        hash_name="constant_hash",
     ),
-    "15 a hash without the parent": Mutant(
+    Mutant(
+        "a hash without the parent",
         test_bug_15_the_hash_of_a_block_covers_its_parent_its_tokens_and_their_order,
-        prefix_cache,
+        PREFIX_CACHE,
         ((" + parent + salt_bytes", " + salt_bytes"), ("len(parent), len(salt_bytes)", "0, len(salt_bytes)")),
     ),
-    "16 the salt not compared": Mutant(
+    Mutant(
+        "the salt not compared",
         test_bug_16_the_same_salt_shares_and_another_salt_does_not,
-        cached_block,
+        CACHED_BLOCK,
         ((" and self.salt == salt", ""),),
-        hash_name="constant_hash",
     ),
-    "16 fields without their lengths": Mutant(
+    Mutant(
+        "fields without their lengths",
         test_bug_16_no_salt_runs_into_the_tokens_behind_it,
-        prefix_cache,
+        PREFIX_CACHE,
         (('struct.pack("<QQ", len(parent), len(salt_bytes)) + ', ""),),
     ),
-    "17 the last token reused": Mutant(
+    Mutant(
+        "the last token reused",
         test_bug_17_a_prompt_that_is_all_there_computes_its_last_block_again,
-        prefix_cache,
+        PREFIX_CACHE,
         (("(len(ids) - 1) // self.block_size", "len(ids) // self.block_size"),),
     ),
-    "18 published when given": Mutant(
+    Mutant(
+        "published when given",
         test_bug_18_a_block_is_shared_only_once_all_of_it_is_computed,
-        prefix_cache,
+        PREFIX_CACHE,
         ((RETURN, "        self.commit(seq, len(ids))\n" + RETURN),),
     ),
-    "18 a block published half computed": Mutant(
+    Mutant(
+        "a block published half computed",
         test_bug_18_a_block_is_shared_only_once_all_of_it_is_computed,
-        prefix_cache,
+        PREFIX_CACHE,
         (("num_tokens // self.block_size\n", "-(-num_tokens // self.block_size)\n"),),
     ),
-}
-
-
-@contextmanager
-def mutated(mutant: Mutant) -> Iterator[ModuleType]:
-    """The prefix cache's module with the mutant in it; the real modules are back in their places afterwards."""
-    source = inspect.getsource(mutant.module)
-    for old, new in mutant.changes:
-        assert source.count(old) == 1, f"{old!r} stands {source.count(old)} times in {mutant.module.__name__}"
-        source = source.replace(old, new)
-    names = [cached_block.__name__, prefix_cache.__name__]
-    originals = {name: sys.modules[name] for name in names}
-    try:
-        for name in names:
-            spec = importlib.util.find_spec(name)
-            assert spec is not None
-            module = importlib.util.module_from_spec(spec)
-            sys.modules[name] = module
-            text = source if name == mutant.module.__name__ else inspect.getsource(originals[name])
-            exec(compile(text, f"<mutant of {name}>", "exec"), module.__dict__)
-        yield sys.modules[prefix_cache.__name__]
-    finally:
-        sys.modules.update(originals)
-
-
-def run_on(mutant: Mutant, broken: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    hashes = {None: broken.chain_hash, "constant_hash": constant_hash, "eight_bit_hash": eight_bit_hash}
-    parameters = inspect.signature(mutant.test).parameters
-    arguments: dict[str, Any] = {"blocks": 2} if "blocks" in parameters else {}
-    if "make" in parameters:
-        arguments["make"] = partial(broken.PrefixCache, hash_block=hashes[mutant.hash_name])
-    monkeypatch.setitem(globals(), "chain_hash", broken.chain_hash)
-    mutant.test(**arguments)
-
-
-@pytest.mark.parametrize("name", MUTANTS)
-def test_the_test_of_the_bug_kills_the_mutant_that_has_it(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    with mutated(MUTANTS[name]) as broken, pytest.raises((Exception, pytest.fail.Exception)) as death:
-        run_on(MUTANTS[name], broken, monkeypatch)
-    print(f"{name}: {type(death.value).__name__}: {str(death.value).splitlines()[0][:100]}")
-
-
-@pytest.mark.parametrize("name", MUTANTS)
-def test_the_same_test_passes_on_our_code_loaded_the_same_way(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    with mutated(replace(MUTANTS[name], changes=())) as same:
-        run_on(MUTANTS[name], same, monkeypatch)
+]

@@ -1,0 +1,103 @@
+"""What a scheduler asks of KV memory, whichever way that memory is kept.
+
+Owns: the Protocol `KVMemory`, what is said when asking (`Demand`) and what is answered (`Grant`, or a `Refusal` with
+its reason). Knows nothing of queues, budgets or time. Two implementations stand beside it: `kv_manager.py` (blocks,
+prefix cache, copy-on-write, swap) and `policy_memory.py` (any way of `policies.py`, and any allocator of lab 3), so
+that one scheduler serves them all and a comparison exchanges one part.
+Every call checks ids, then values, then memory; a refused call changes nothing.
+"""
+
+from __future__ import annotations
+
+from array import array
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+from reference_impl.memory.accounting import Account
+from reference_impl.memory.kv_policy import Refusal
+
+BlockCopies = tuple[tuple[int, int], ...]
+"""Blocks (src, dst) to be copied, all of them read before any is written."""
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """What is known of a request when it asks for memory.
+
+    num_tokens: its prompt, and after a preemption also what it had made. max_new_tokens: how many more it may make at
+    most. true_new_tokens: how many it will make, which only a simulator knows; a memory that looks at it says so.
+    token_ids: the ids of its tokens, which the owner may append to and never changes; None where contents do not
+    matter, and then nothing of this request is ever found again. salt: requests share blocks only under one salt.
+    """
+
+    request: int
+    num_tokens: int
+    max_new_tokens: int
+    true_new_tokens: int | None = None
+    token_ids: array[int] | None = None
+    salt: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """What a request got.
+
+    num_reused: tokens whose KV was there already (at admission). copies: to be made before the step writes.
+    """
+
+    num_reused: int = 0
+    copies: BlockCopies = ()
+
+
+@runtime_checkable
+class KVMemory(Protocol):
+    """KV memory of `capacity` tokens, as a scheduler sees it."""
+
+    capacity: int
+
+    def never_fits(self, demand: Demand) -> Refusal | None:
+        """The refusal that not even an empty memory could spare this request; None if it could be served alone."""
+
+    def admit(self, demand: Demand, num_tokens: int) -> Grant | Refusal:
+        """Take the request in, with slots for what can be reused and for up to `num_tokens` of its tokens behind that.
+
+        Raises: ValueError on a known id, or values below 1. Cost: O(its blocks), and a hash a block where it looks up.
+        """
+
+    def grow(self, request: int, num_tokens: int) -> Grant | Refusal:
+        """Slots for the first `num_tokens` tokens of the request; fewer than it has slots for changes nothing.
+
+        Raises: KeyError on an unknown id. Cost: O(blocks taken).
+        """
+
+    def commit(self, request: int, num_tokens: int) -> None:
+        """The KV of the first `num_tokens` tokens is computed: it may be found by others from now on.
+
+        Cumulative. Raises: KeyError on an unknown id, ValueError beyond the slots it has.
+        """
+
+    def free(self, request: int) -> None:
+        """Forget the request, done or preempted. KeyError on an unknown id. Cost: O(its blocks)."""
+
+    def account(self, wanted: int = 1) -> Account:
+        """Where every slot is now; free memory is split by whether it could serve a request of `wanted` tokens."""
+
+    def check_invariants(self) -> None:
+        """AssertionError names the invariant and the offender."""
+
+
+@runtime_checkable
+class SwappingMemory(KVMemory, Protocol):
+    """KV memory that can move a request to the host and back; it keeps its id meanwhile, and `free` ends it there."""
+
+    def swap_out(self, request: int) -> BlockCopies | Refusal:
+        """Move a request to the host: blocks (device, host). Its device blocks are free once they are copied.
+
+        Raises: KeyError on an unknown id, ValueError on one that is swapped out already.
+        """
+
+    def swap_in(self, request: int) -> BlockCopies | Refusal:
+        """Bring a request back: blocks (host, device); what its tables lead to is as it was before.
+
+        Raises: KeyError on an unknown id, ValueError on one that is not swapped out.
+        """
