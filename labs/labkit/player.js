@@ -59,14 +59,40 @@ function p2pPlayer(id) {
     if (pressed.dataset.do === "play") play();
     else go(pressed.dataset.do);
   });
-  const keys = { ArrowLeft: "back", ArrowRight: "next", Home: "first", End: "last" };
+  const keys = { ArrowLeft: "back", ArrowRight: "next", Home: "first", End: "last", f: "failure", F: "failure" };
   root.addEventListener("keydown", (event) => {
-    if (!(event.key in keys) || event.ctrlKey || event.altKey || event.metaKey) return;
+    // On a button or a summary the space bar presses that.
+    const plays = event.key === " " && !event.target.closest("button, summary");
+    if (!(plays || event.key in keys) || event.ctrlKey || event.altKey || event.metaKey) return;
     // Notebooks move between cells with the same keys.
     event.preventDefault();
     event.stopPropagation();
-    go(keys[event.key]);
+    if (plays) play();
+    else go(keys[event.key]);
   });
+
+  // A finger that moves sideways turns the page; one that moves down scrolls, and so does one on a table that is too wide.
+  let from = null;
+  const area = root.querySelector(":scope > .p2p-panels");
+  area.addEventListener("touchstart", (event) => {
+    const wide = event.target.closest(".p2p-scroll");
+    const scrolls = wide && wide.scrollWidth > wide.clientWidth;
+    from = event.touches.length === 1 && !scrolls ? event.touches[0] : null;
+  }, { passive: true });
+  area.addEventListener("touchcancel", () => { from = null; }, { passive: true });
+  area.addEventListener("touchend", (event) => {
+    if (from === null) return;
+    const to = event.changedTouches[0];
+    const [x, y] = [to.clientX - from.clientX, to.clientY - from.clientY];
+    from = null;
+    if (Math.abs(x) > 40 && Math.abs(x) > 2 * Math.abs(y)) go(x < 0 ? "next" : "back");
+  }, { passive: true });
+
+  // The table stays open, or closed, from step to step.
+  const twins = Array.from(root.querySelectorAll(".p2p-twin"));
+  twins.forEach((twin) => twin.addEventListener("toggle", () => {
+    twins.forEach((other) => { other.open = twin.open; });
+  }));
   root.querySelector(".p2p-controls").hidden = false;
   // Open in the page for readers without JavaScript; the panels say the same one by one.
   root.querySelector(".p2p-steps").parentElement.open = false;

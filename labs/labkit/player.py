@@ -1,9 +1,10 @@
 """The figure that steps through memory.
 
-Owns: how a log of `labkit.recorder` is drawn: one panel a call with the sentence, the map of physical memory, the block
-tables and the free count, and the controls to walk through them. Knows nothing of allocators; it computes no state but
-shows the log's. Every panel is written into the page, so that without JavaScript (or in print) the last state and the
-list of sentences remain, and a player is one piece of HTML that loads nothing.
+Owns: how a log of `labkit.event_log` is drawn: one panel a call with the sentence, the map of physical memory and its
+twin as a table, the block tables, who waits and who lies on the host, and the controls to walk through them. Knows
+nothing of allocators or engines; it computes no state but shows the log's. Every panel is written into the page, so
+that without JavaScript (or in print) the last state and the list of sentences remain, and a player is one piece of HTML
+that loads nothing. Its size is O(calls * slots of the memory): it is for logs that a person can follow.
 """
 
 from __future__ import annotations
@@ -13,12 +14,22 @@ from importlib.resources import files
 from itertools import count, groupby
 from typing import Any
 
-Event = dict[str, Any]
+from labkit.event_log import FAILURES, Event, check_log
 
-_FIELDS = ("call", "told", "kind", "sentence", "blocks")
-_STATE_FIELDS = ("num_blocks", "block_size", "num_free", "tables", "tokens", "ref_counts", "filled")
 _STEPS = 200
 _SLOT_COLUMNS = 8
+_DONE_TO: dict[str, tuple[str, ...]] = {
+    "allocate": ("taken",),
+    "write": ("written",),
+    "share": ("shared",),
+    "copy": ("copied", "the copy"),
+    "free": ("given back",),
+    "publish": ("published",),
+    "evict": ("evicted",),
+    "swap_out": ("to the host",),
+    "swap_in": ("from the host",),
+}
+"""Kind -> what is said of its blocks in the map; of a copy, of the source and of the destination."""
 _numbers = count(1)
 
 
@@ -28,21 +39,24 @@ def show(events: list[Event], title: str = "Memory, call by call") -> Player:
 
 
 class Player:
-    """A log of `labkit.recorder`, to be stepped through in a page.
+    """A log of `labkit.event_log`, to be stepped through in a page.
 
     `title` names the figure for screen readers and above the controls; give two figures of one page two titles.
-    Raises: ValueError on an empty log, an event without the fields of the schema, or more than 200 calls.
+    Raises: ValueError on what `labkit.event_log` does not take for a log with states, or more than 200 calls.
     """
 
     def __init__(self, events: list[Event], title: str = "Memory, call by call") -> None:
         self._title = title
-        self._steps = [list(group) for _, group in groupby(_checked(events), key=lambda event: event["call"])]
+        check_log(events)
+        self._steps = [list(group) for _, group in groupby(events, key=lambda event: event["call"])]
         if len(self._steps) > _STEPS:
             raise ValueError(f"events hold {len(self._steps)} calls; a player shows at most {_STEPS}")
-        for step in self._steps:
-            missing = [name for name in _STATE_FIELDS if name not in step[-1].get("state", {})]
-            if missing:
-                raise ValueError(f"the last event of call {step[0]['call']} has no state with {', '.join(missing)}")
+        # What never happens in a log has no place in its figure.
+        self._has = {
+            name
+            for name in ("published", "waiting", "host")
+            if any(step[-1]["state"].get(name) for step in self._steps)
+        }
 
     def __len__(self) -> int:
         """Steps to walk through: the calls of the log, the making of the pool included."""
@@ -68,8 +82,7 @@ class Player:
     def _panel(self, number: int) -> str:
         step = self._steps[number]
         state, fault = step[-1]["state"], step[-1].get("fault", "")
-        failure = fault or step[-1]["kind"] in ("refused", "failed")
-        now = {block for event in step for block in event["blocks"]}
+        failure = fault or any(event["kind"] in FAILURES for event in step)
         hidden = "" if number == len(self._steps) - 1 else " hidden"
         return (
             f'<section class="p2p-panel"{hidden}{" data-failure=1" if failure else ""}>'
@@ -77,22 +90,14 @@ class Player:
             f"<code>{escape(step[0]['told'])}</code></p>"
             f'<p class="p2p-said">{_sentences(step)}</p>'
             f"{f'<p class=p2p-bad>Fault: {escape(fault)}</p>' if fault else ''}"
-            f'<p class="p2p-free">{state["num_free"]} of {state["num_blocks"]} blocks free</p></div>'
-            f"{_memory(state, now)}{_tables(state)}</section>"
+            f'<p class="p2p-free">{_free(state)}</p></div>'
+            f"{_memory(state, _done(step), 'published' in self._has)}{_tables(state)}"
+            f"{_waiting(state) if 'waiting' in self._has else ''}{_host(state) if 'host' in self._has else ''}"
+            "</section>"
         )
 
 
 _OFF_SCREEN = "position:absolute;width:1px;height:1px;overflow:hidden;clip-path:inset(50%);white-space:nowrap"
-
-
-def _checked(events: list[Event]) -> list[Event]:
-    if not events:
-        raise ValueError("events is empty: there is nothing to show")
-    for place, event in enumerate(events):
-        missing = [name for name in _FIELDS if name not in event]
-        if missing:
-            raise ValueError(f"event {place} has no {', '.join(missing)}")
-    return events
 
 
 def _asset(name: str) -> str:
@@ -101,14 +106,17 @@ def _asset(name: str) -> str:
 
 def _buttons() -> str:
     names = {
-        "first": "First",
-        "back": "Back",
-        "play": "Play",
-        "next": "Next",
-        "last": "Last",
-        "failure": "Next failure",
+        "first": ("Rewind", "Home"),
+        "back": ("Back", "ArrowLeft"),
+        "play": ("Play", "Space"),
+        "next": ("Next", "ArrowRight"),
+        "last": ("Last", "End"),
+        "failure": ("Next failure", "F"),
     }
-    return "".join(f'<button type="button" data-do="{name}">{text}</button>' for name, text in names.items())
+    return "".join(
+        f'<button type="button" data-do="{name}" aria-keyshortcuts="{key}" title="Key: {key}">{text}</button>'
+        for name, (text, key) in names.items()
+    )
 
 
 def _sentences(step: list[Event]) -> str:
@@ -120,29 +128,79 @@ def _words(step: list[Event]) -> str:
     return f"<code>{escape(step[0]['told'])}</code> {_sentences(step)}{f' Fault: {escape(fault)}' if fault else ''}"
 
 
-def _memory(state: dict[str, Any], now: set[int]) -> str:
-    """The map of physical memory, in the order of block ids: who holds each block, and how many slots are written."""
+def _free(state: dict[str, Any]) -> str:
+    idle = state.get("num_idle", 0)
+    kept = f", {idle} of them with content that would be found again" if idle else ""
+    return f"{state['num_free']} of {state['num_blocks']} blocks free{kept}"
+
+
+def _done(step: list[Event]) -> dict[int, list[str]]:
+    """Block -> what the step did to it, in the order in which it did."""
+    done: dict[int, list[str]] = {}
+    for event in step:
+        words = _DONE_TO.get(event["kind"], ())
+        for place, block in enumerate(event["blocks"]):
+            done.setdefault(block, []).append(words[min(place, len(words) - 1)])
+    return done
+
+
+def _memory(state: dict[str, Any], done: dict[int, list[str]], publishes: bool) -> str:
+    """The map of physical memory, in the order of block ids, and the same as a table."""
     holders: dict[int, list[str]] = {}
     for seq, table in state["tables"].items():
         for block in table:
             holders.setdefault(block, []).append(seq)
-    blocks = "".join(_block(block, holders.get(block, []), state, block in now) for block in range(state["num_blocks"]))
     legend = "Solid edge: held by one sequence. Double edge: shared. Dashed edge: free. Filled squares: written slots."
+    if publishes:
+        legend += (
+            " Dotted edge: free, but what stands in it would be found again. Published: later requests find it by its"
+            " content, and nobody writes it any more."
+        )
+    blocks = [_Block(number, holders.get(number, []), state, done) for number in range(state["num_blocks"])]
     return (
         f'<p class="p2p-free">Physical memory</p><p class="p2p-told">{legend}</p>'
-        f'<ol class="p2p-map" role="list">{blocks}</ol>'
+        f'<ol class="p2p-map" aria-hidden="true">{"".join(block.square() for block in blocks)}</ol>'
+        '<details class="p2p-twin"><summary>Physical memory as a table</summary><div class="p2p-scroll"><table>'
+        '<thead><tr><th scope="col">Block</th><th scope="col">State</th><th scope="col">Ref count</th>'
+        '<th scope="col">Slots written</th><th scope="col">Held by</th><th scope="col">In this step</th></tr></thead>'
+        f"<tbody>{''.join(block.row() for block in blocks)}</tbody></table></div></details>"
     )
 
 
-def _block(block: int, holders: list[str], state: dict[str, Any], now: bool) -> str:
-    references, filled, size = state["ref_counts"][block], state["filled"][block], state["block_size"]
-    kind = "free" if references == 0 else "shared" if references > 1 else "held"
-    who = f"seq {', '.join(holders)}" if holders else "free"
-    return (
-        f'<li class="{kind}{" now" if now else ""}" data-block="{block}"><span><b>Block {block}</b>'
-        f"{' touched' if now else ''}</span>{_slots(filled, size)}<span>ref count {references}</span>"
-        f"<span>{escape(who)}</span><span>{f'slots {filled}/{size}' if holders else ''}</span></li>"
-    )
+class _Block:
+    """One block in one state, to be drawn as a square of the map and as a row of the table, from the same words."""
+
+    def __init__(self, number: int, holders: list[str], state: dict[str, Any], done: dict[int, list[str]]) -> None:
+        self._number, self._holders = number, holders
+        self._references, self._filled = state["ref_counts"][number], state["filled"][number]
+        self._size = state["block_size"]
+        self._done = ", ".join(dict.fromkeys(done.get(number, ())))
+        self._published = number in state.get("published", ())
+        if self._references:
+            self._kind = "shared" if self._references > 1 else "held"
+        else:
+            self._kind = "idle" if self._published else "free"
+
+    def square(self) -> str:
+        done = f"<em>{self._done}</em>" if self._done else ""
+        who = f"seq {', '.join(self._holders)}" if self._holders else "free"
+        state = "content kept" if self._kind == "idle" else "published" if self._published else ""
+        written = f"slots {self._filled}/{self._size}" if self._kind != "free" else ""
+        return (
+            f'<li class="{self._kind}{" now" if done else ""}" data-block="{self._number}">'
+            f"<span><b>Block {self._number}</b> {done}</span>{_slots(self._filled, self._size)}"
+            f"<span>ref count {self._references}</span><span>{escape(who)}</span><span>{written}</span>"
+            f"<span>{state}</span></li>"
+        )
+
+    def row(self) -> str:
+        kind = "free, content kept" if self._kind == "idle" else self._kind
+        kind += ", published" if self._published and self._kind != "idle" else ""
+        return (
+            f'<tr data-row="{self._number}"><th scope="row">{self._number}</th><td>{kind}</td>'
+            f"<td>{self._references}</td><td>{self._filled} of {self._size}</td>"
+            f"<td>{escape(', '.join(self._holders)) or '-'}</td><td>{self._done or '-'}</td></tr>"
+        )
 
 
 def _slots(filled: int, size: int) -> str:
@@ -171,5 +229,30 @@ def _tables(state: dict[str, Any]) -> str:
     return (
         '<div class="p2p-scroll"><table><caption>Block tables</caption><thead><tr><th scope="col">Sequence</th>'
         '<th scope="col">Tokens</th><th scope="col">Blocks, in logical order</th></tr></thead>'
+        f"<tbody>{rows}</tbody></table></div>"
+    )
+
+
+def _waiting(state: dict[str, Any]) -> str:
+    preempted = set(state.get("preempted", ()))
+    names = [f"{seq} (preempted)" if seq in preempted else str(seq) for seq in state.get("waiting", ())]
+    return f'<p class="p2p-waiting"><b>Waiting, first in line first:</b> {", ".join(names) or "nobody"}</p>'
+
+
+def _host(state: dict[str, Any]) -> str:
+    """Who is swapped out, and where it lies."""
+    host = state.get("host", {})
+    used, total = sum(map(len, host.values())), state.get("num_host_blocks")
+    words = f"{used} of {total} blocks in use" if total is not None else f"{used} blocks in use"
+    if not host:
+        return f'<p class="p2p-host"><b>Host memory:</b> {words}</p>'
+    rows = "".join(
+        f'<tr data-host="{escape(seq)}"><th scope="row">{escape(seq)}</th>'
+        f'<td class="p2p-ids">{", ".join(map(str, blocks))}</td></tr>'
+        for seq, blocks in host.items()
+    )
+    return (
+        f'<div class="p2p-scroll p2p-host"><table><caption>Host memory: {words}</caption><thead><tr>'
+        '<th scope="col">Sequence</th><th scope="col">Host blocks, in logical order</th></tr></thead>'
         f"<tbody>{rows}</tbody></table></div>"
     )

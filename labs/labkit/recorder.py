@@ -1,24 +1,12 @@
 """A log of what an allocator does, for `labkit.player` to play.
 
-Owns: the recorder, which wraps any object with the methods of `labkit.contracts.BlockAllocator`, and the schema of the
-log. Knows nothing of how blocks are chosen or of how a log is drawn. It sees what a caller sees: tables, token counts,
-free blocks; reference counts are derived from the tables. It also plays the engine: it makes the copies that `append`
-asks for and writes every token into a pretended KV memory, so that an overwritten token is noticed at once.
+Owns: the recorder, which wraps any object with the methods of `labkit.contracts.BlockAllocator`, and what it says.
+Knows nothing of how blocks are chosen or of how a log is drawn. It sees what a caller sees: tables, token counts, free
+blocks; reference counts are derived from the tables. It also plays the engine: it makes the copies that `append` asks
+for and writes every token into a pretended KV memory, so that an overwritten token is noticed at once.
 
-The log is a list of plain JSON objects, the events, in the order things happened. Each has
-    call       int, counted from 0: the call it belongs to; a call has one event or several
-    told       str, the call as it would be typed, "append(2)"
-    kind       create | allocate | write | share | copy | free | refused | failed
-    sentence   str, the event in words
-    seq        int or null, the sequence it is about
-    blocks     list of int: the blocks taken (allocate), written (write), shared (share), given back (free), and
-               [src, dst] of a copy; empty when nothing changed (create, refused, failed)
-and the last event of each call also has
-    state      the state after the call: num_blocks, block_size, num_free (as the allocator says), tables and tokens
-               (objects keyed by the sequence id as a string), ref_counts and filled (lists with one int a block: the
-               tables that hold it, the slots written)
-    fault      str, what is wrong with that state as seen from outside; "" when nothing is
-A refusal is an error that the contract names (KeyError, ValueError, OutOfBlocks); a failure is any other.
+The schema of the log is in `labkit.event_log`. A refusal is an error that the contract names (KeyError, ValueError,
+OutOfBlocks); a failure is any other.
 """
 
 from __future__ import annotations
@@ -28,8 +16,8 @@ from operator import index
 from typing import Any
 
 from labkit.contracts import OutOfBlocks
+from labkit.event_log import Event
 
-Event = dict[str, Any]
 Part = tuple[str, str, int | None, list[int]]
 """Kind, sentence, sequence and blocks of an event."""
 

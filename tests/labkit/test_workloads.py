@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 
 from labkit.calibration import CALIBRATIONS, PERCENT
 from labkit.places import traces_folder
-from labkit.workloads import load_azure, load_mooncake, load_sharegpt, sample, workload
+from labkit.workloads import HASHED_TOKENS, load, load_azure, load_mooncake, load_sharegpt, sample, workload
 
 NAMES = tuple(CALIBRATIONS)
 # Mean, p50, p95 as published with the traces (rounded there to a token).
@@ -203,6 +204,98 @@ def test_a_mooncake_line_that_is_not_utf_8_is_refused_with_file_and_line(tmp_pat
     path.write_bytes(good * 500 + b'{"timestamp": 0, "input_length": 5, "output_length": 6, "who": "\xc3("}\n' + good)
     with pytest.raises(ValueError, match=r"trace\.jsonl, line 501: the byte 0xc3 is not UTF-8"):
         load_mooncake(path)
+
+
+def mooncake_line(prompt: int, **more: object) -> str:
+    return json.dumps({"timestamp": 0, "input_length": prompt, "output_length": 6, **more}) + "\n"
+
+
+def test_the_prefix_hashes_of_a_mooncake_trace_come_with_it(tmp_path: Path) -> None:
+    path = tmp_path / "trace.jsonl"
+    path.write_text(mooncake_line(1_030, hash_ids=[0, 7, 9]) + mooncake_line(512, hash_ids=[0]))
+    read = load_mooncake(path)
+    assert read.prefix_hashes is not None
+    assert [hashes.tolist() for hashes in read.prefix_hashes] == [[0, 7, 9], [0]]
+    with pytest.raises(ValueError, match="read-only"):
+        read.prefix_hashes[0][0] = 1
+    path.write_text(mooncake_line(1_030))
+    assert load_mooncake(path).prefix_hashes is None
+
+
+def test_the_real_mooncake_trace_has_a_hash_for_every_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("P2P_TRACES", raising=False)
+    real = workload("mooncake_conversation")
+    if not real.is_real:
+        pytest.skip("no traces on this machine")
+    assert real.prefix_hashes is not None
+    lengths = [len(hashes) for hashes in real.prefix_hashes]
+    assert lengths == (-(-real.prompt_tokens // HASHED_TOKENS)).tolist()
+    assert sum(lengths) == 288_500
+    assert sample("mooncake_conversation").prefix_hashes is None
+
+
+@pytest.mark.parametrize(
+    ("second", "message"),
+    [
+        (mooncake_line(512), "line 2: hash_ids must stand on every line or on none"),
+        (mooncake_line(513, hash_ids=[1]), "line 2: 1 hash_ids for 513 prompt tokens, needs 2"),
+        (mooncake_line(512, hash_ids=[]), "line 2: 0 hash_ids for 512 prompt tokens, needs 1"),
+        (mooncake_line(512, hash_ids=[-1]), "line 2: a hash id is negative"),
+        (mooncake_line(512, hash_ids=["x"]), "line 2: hash_ids are no list of token hashes"),
+        (mooncake_line(512, hash_ids=[2**31]), "line 2: hash_ids are no list of token hashes"),
+        (mooncake_line(512, hash_ids=3), "line 2: hash_ids are no list of token hashes"),
+    ],
+)
+def test_broken_prefix_hashes_are_refused_with_file_and_line(tmp_path: Path, second: str, message: str) -> None:
+    path = tmp_path / "trace.jsonl"
+    path.write_text(mooncake_line(512, hash_ids=[0]) + second)
+    with pytest.raises(ValueError, match=rf"trace\.jsonl, {message}"):
+        load_mooncake(path)
+
+
+def test_a_file_by_path_is_read_by_its_columns(tmp_path: Path) -> None:
+    for name, text, arrivals in (
+        ("a.txt", "ContextTokens,TIMESTAMP,GeneratedTokens\n5,2023-11-16 18:00:00.0,6\n", [0]),
+        ("q.csv", '"TIMESTAMP","ContextTokens","GeneratedTokens"\n"2023-11-16 18:00:00.0","5","6"\n', [0]),
+        ("b.csv", "num_prefill_tokens,num_decode_tokens,num_total_tokens\n5,6,11\n", [0]),
+        ("c.csv", mooncake_line(5, hash_ids=[3]), [0]),
+    ):
+        path = tmp_path / name
+        path.write_text(text)
+        read = load(path)
+        assert (read.prompt_tokens.tolist(), read.output_tokens.tolist()) == ([5], [6])
+        assert read.arrival_s.tolist() == arrivals
+        assert read.name == path.stem
+        assert read.is_real
+        assert "a file given by the user" in read.description
+    assert load(tmp_path / "c.csv").prefix_hashes is not None
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "line 1: empty"),
+        ("\n", "line 1: empty"),
+        ("when,how\n1,2\n", r"line 1: no trace known here; its columns are \['how', 'when'\], known are TIMESTAMP"),
+        ("TIMESTAMP,GeneratedTokens\n1,2\n", "line 1: no column 'ContextTokens'"),
+        ("num_prefill_tokens,num_total_tokens\n1,2\n", "line 1: no column 'num_decode_tokens'"),
+        ('{"timestamp": 1, "input_length": 5}\n', "line 1: not a request of a Mooncake trace"),
+        ('{"who": 1}\n', "line 1: no trace known here"),
+        ("x" * 131_073 + "\n", "line 1: field larger than"),
+        ('{"timestamp"\n', "line 1: not JSON"),
+        ("num_prefill_tokens,num_decode_tokens\n5,-6\n", "line 2: 5 prompt tokens and -6 output tokens"),
+    ],
+)
+def test_a_file_that_is_no_trace_is_refused_with_file_and_line(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "trace"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=f"trace, {message}"):
+        load(path)
+
+
+def test_a_file_that_is_not_there_is_an_os_error_that_names_it(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match=r"nowhere\.csv"):
+        load(tmp_path / "nowhere.csv")
 
 
 def test_sharegpt_requests_all_arrive_at_once(tmp_path: Path) -> None:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import re
-import shutil
-from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from labkit import player
-from labkit.recorder import Event, record
+from labkit.event_log import Event
+from labkit.recorder import record
 from reference_impl.memory import BlockAllocator as Reference
 from tests.labkit.lab3.mistakes import never_copies
+from tests.labkit.player_page import Open, read_state, visible_part
 
 PROGRAM: list[tuple[Any, ...]] = [
     *[("allocate", 1, 6), ("allocate", 2, 4), ("fork", 1, 3), ("append", 3), ("append", 1, 4)],
@@ -36,7 +35,7 @@ def test_an_empty_log_is_refused() -> None:
 
 
 def test_an_event_of_another_schema_is_refused_by_place_and_field() -> None:
-    with pytest.raises(ValueError, match="event 0 has no told, sentence, blocks"):
+    with pytest.raises(ValueError, match="event 0 has no told, sentence, seq, blocks"):
         player.show([{"call": 0, "kind": "create"}])
 
 
@@ -73,71 +72,6 @@ def test_showing_a_player_twice_gives_two_ids(events: list[Event]) -> None:
 
 
 # The rest drives the page in a browser.
-
-Open = Callable[..., Any]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
-    if chromium is None:
-        pytest.skip("chromium is not installed")
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    with sync_api.sync_playwright() as driver:
-        engine = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
-        yield engine
-        engine.close()
-
-
-@pytest.fixture
-def opened(browser: Any, tmp_path: Path) -> Iterator[Open]:
-    contexts = []
-
-    def open_page(*players: player.Player, html_attributes: str = 'lang="en"', **options: Any) -> Any:
-        body = "".join(f"<h2>Figure {n}</h2>{figure._repr_html_()}" for n, figure in enumerate(players))
-        page_file = tmp_path / "page.html"
-        page_file.write_text(
-            f"<!doctype html><html {html_attributes}><head><meta charset=utf-8><title>Player</title>"
-            f'<meta name="viewport" content="width=device-width, initial-scale=1"></head>'
-            f"<body><main><h1>Player</h1>{body}</main></body></html>",
-            encoding="utf-8",
-        )
-        context = browser.new_context(offline=True, **options)
-        contexts.append(context)
-        page = context.new_page()
-        page.errors = []
-        page.on("pageerror", lambda error: page.errors.append(str(error)))
-        page.goto(page_file.as_uri())
-        return page
-
-    yield open_page
-    for context in contexts:
-        context.close()
-
-
-READ_STATE = """root => {
-  const panel = root.querySelector('.p2p-panel:not([hidden])');
-  const numbers = text => text.match(/\\d+/g).map(Number);
-  const tables = {}, tokens = {};
-  for (const row of panel.querySelectorAll('tr[data-seq]')) {
-    tables[row.dataset.seq] = numbers(row.cells[2].textContent);
-    tokens[row.dataset.seq] = Number(row.cells[1].textContent);
-  }
-  const blocks = [...panel.querySelectorAll('li[data-block]')];
-  return {
-    num_free: numbers(panel.querySelector('.p2p-words .p2p-free').textContent)[0], tables, tokens,
-    ref_counts: blocks.map(b => numbers(b.textContent.match(/ref count \\d+/)[0])[0]),
-    filled: blocks.map(b => b.querySelectorAll('.p2p-slot.full').length),
-  };
-}"""
-
-
-def read_state(page: Any, number: int = 0) -> Any:
-    return page.locator(".p2p-player").nth(number).evaluate(READ_STATE)
-
-
-def visible_part(state: dict[str, Any]) -> dict[str, Any]:
-    return {key: state[key] for key in ("num_free", "tables", "tokens", "ref_counts", "filled")}
 
 
 @pytest.mark.browser

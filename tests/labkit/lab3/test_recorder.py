@@ -9,7 +9,8 @@ import pytest
 
 from labkit.contracts import BlockAllocator as Contract
 from labkit.contracts import OutOfBlocks
-from labkit.recorder import Event, Recorder, record
+from labkit.event_log import Event, check_log
+from labkit.recorder import Recorder, record
 from reference_impl.memory import BlockAllocator as Reference
 from tests.labkit.lab3.mistakes import MISTAKES, Mistake, never_copies, takes_what_it_can_before_it_fails
 
@@ -116,6 +117,7 @@ def test_a_refused_call_that_changes_something_is_a_fault(model_solution: Any) -
 def test_a_log_can_be_made_of_any_wrong_allocator(mistake: Mistake, model_solution: Any) -> None:
     program = [*FORK_AND_WRITE, ("allocate", 1, 30), ("allocate", 3, 200), ("append", 1, 0), ("free", 2), ("free", 2)]
     events = record(mistake(model_solution)(9, 4), 9, 4, program)
+    check_log(events)
     assert events[-1]["call"] == len(program)
     assert all("fault" in event for event in events if event is events[-1])
 
