@@ -93,6 +93,7 @@ class EventLog:
             self._refused(told, request, f"Request {request} is not admitted", answer)
             return
         self._lost.discard(request)
+        self._waiting = [other for other in self._waiting if other != request]
         found = f", {answer.num_reused} of them found again" if answer.num_reused else ""
         parts: list[Part] = [
             ("admit", f"Request {request} comes in with {demand.num_tokens} tokens{found}.", request, [])

@@ -124,7 +124,7 @@ def test_a_short_burst_breaks_no_invariant(name: str) -> None:
     assert run_operations(machine, operations, invariant, 300) >= 300
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("name", MACHINES)
 def test_its_share_of_a_million_operations_breaks_no_invariant(name: str) -> None:
     assert sum(share for *_, share in MACHINES.values()) >= 1_000_000
