@@ -1,6 +1,7 @@
 """The `engine` command: what the reference engine can show on a machine without a GPU.
 
-Owns: arguments, exit codes and what is printed. Every subcommand is a thin call into the package that does the work.
+Owns: exit codes, and the arguments and printing of the subcommands about memory alone; those that simulate are in
+`sim/command.py`. Every subcommand is a thin call into the package that does the work.
 Exit code 0: done; 1: not done, with the reason in one line on standard error; 2: the command line itself was wrong.
 """
 
@@ -11,6 +12,9 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+
+from reference_impl.bench import command as bench
+from reference_impl.sim import command as sim
 
 PARADOX_SEED = 0
 
@@ -46,6 +50,8 @@ def _parser() -> argparse.ArgumentParser:
     table.add_argument("--warm-up", type=int, default=500, metavar="STEPS", help="steps before counting begins")
     table.add_argument("--json", type=Path, metavar="OUT")
     table.set_defaults(run=_memory_table)
+    sim.add_parsers(commands)
+    bench.add_parser(commands)
     return parser
 
 

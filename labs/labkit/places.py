@@ -1,7 +1,8 @@
 """Where things lie: the course's root and the folder with request traces.
 
 Owns: the search for both, so that no other file knows a path. Knows nothing of what the files hold.
-A student's folder has no root (no `_toc.yml`): then both answers are None and the callers fall back or say so.
+A student's folder has no root (no `_toc.yml`): then the root is None, and the traces are None too unless some were
+downloaded before; the callers fall back or say so.
 """
 
 from __future__ import annotations
@@ -23,8 +24,14 @@ def course_root(start: Path | None = None) -> Path | None:
     return None
 
 
+def traces_cache() -> Path:
+    """Where downloaded traces lie: `padding-to-paging/traces` in the user's cache folder. It need not exist."""
+    caches = os.environ.get("XDG_CACHE_HOME")
+    return (Path(caches) if caches else Path.home() / ".cache") / "padding-to-paging" / "traces"
+
+
 def traces_folder() -> Path | None:
-    """`$P2P_TRACES`, else `../shared/traces` beside the course's root; None where neither is there.
+    """`$P2P_TRACES`, else `../shared/traces` beside the course's root, else downloaded ones; None where none is there.
 
     Raises: ValueError if `$P2P_TRACES` names no folder; what was asked for by name is never silently replaced.
     """
@@ -38,4 +45,6 @@ def traces_folder() -> Path | None:
         return folder
     root = course_root()
     beside = root.parent / "shared" / "traces" if root is not None else None
-    return beside if beside is not None and beside.is_dir() else None
+    if beside is not None and beside.is_dir():
+        return beside
+    return traces_cache() if traces_cache().is_dir() else None

@@ -1,7 +1,8 @@
 """Requests that people really sent: when they came, how long the prompt was, how long the answer.
 
 Owns: the loaders of the public traces and the seeded sampler that stands in where no trace is at hand. Knows nothing of
-what is done with a request. `workload(name)` gives the trace or the sample, and says which in `is_real`.
+what is done with a request. `workload(name)` gives the trace or the sample, and says which in `is_real`; `load(path)`
+reads any file in one of the three formats, which it tells by the columns.
 The sampler draws prompt and output lengths independently by inverse quantiles and arrivals evenly at random: it keeps
 the marginal lengths and the mean rate, and loses bursts, order and any link between prompt and output.
 """
@@ -12,8 +13,9 @@ import csv
 import json
 import math
 import os
+from array import array
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,10 +33,21 @@ Row = tuple[float, int, int]
 _MOST_TOKENS = 2**63 - 1
 """What the arrays can hold."""
 
+HASHED_TOKENS = 512
+"""Tokens of one block of a Mooncake trace, for which it has one hash."""
+
+_AZURE_COLUMNS = ("TIMESTAMP", "ContextTokens", "GeneratedTokens")
+_SHAREGPT_COLUMNS = ("num_prefill_tokens", "num_decode_tokens")
+_MOONCAKE_FIELDS = ("timestamp", "input_length", "output_length")
+
 
 @dataclass(frozen=True, eq=False)
 class Workload:
-    """Requests in order of arrival; three arrays of one length. Arrivals are seconds after the first request."""
+    """Requests in order of arrival; arrays of one length. Arrivals are seconds after the first request.
+
+    prefix_hashes: for each request one number for each block of `HASHED_TOKENS` prompt tokens, the last block mostly
+    partial; equal numbers mean that all tokens up to the end of the block are equal. None where the trace has none.
+    """
 
     name: str
     title: str
@@ -44,6 +57,7 @@ class Workload:
     arrival_s: NDArray[np.float64]
     prompt_tokens: NDArray[np.int64]
     output_tokens: NDArray[np.int64]
+    prefix_hashes: tuple[NDArray[np.int64], ...] | None = None
 
     def __len__(self) -> int:
         return len(self.prompt_tokens)
@@ -116,7 +130,7 @@ def load_azure(path: Path, name: str) -> Workload:
             moment = moment.replace(tzinfo=UTC)
         return moment.timestamp(), int(line["ContextTokens"]), int(line["GeneratedTokens"])
 
-    return _from_rows(name, path, _csv_rows(path, ("TIMESTAMP", "ContextTokens", "GeneratedTokens"), row))
+    return _from_rows(name, path, _csv_rows(path, _AZURE_COLUMNS, row))
 
 
 def load_sharegpt(path: Path, name: str = "sharegpt_8k") -> Workload:
@@ -125,11 +139,15 @@ def load_sharegpt(path: Path, name: str = "sharegpt_8k") -> Workload:
     def row(line: dict[str, str]) -> Row:
         return 0.0, int(line["num_prefill_tokens"]), int(line["num_decode_tokens"])
 
-    return _from_rows(name, path, _csv_rows(path, ("num_prefill_tokens", "num_decode_tokens"), row))
+    return _from_rows(name, path, _csv_rows(path, _SHAREGPT_COLUMNS, row))
 
 
 def load_mooncake(path: Path, name: str = "mooncake_conversation") -> Workload:
-    """A Mooncake trace: one JSON object a line with timestamp (ms), input_length, output_length."""
+    """A Mooncake trace: one JSON object a line with timestamp (ms), input_length, output_length, perhaps hash_ids.
+
+    `hash_ids` must be on every line or on none, `ceil(input_length / 512)` of them, each from 0 to 2**31 - 1.
+    """
+    hashes = _Hashes(path)
 
     def rows() -> Iterator[tuple[int, Row]]:
         for number, line in enumerate(_lines(path), start=1):
@@ -138,9 +156,89 @@ def load_mooncake(path: Path, name: str = "mooncake_conversation") -> Workload:
                 made = (entry["timestamp"] / 1000, int(entry["input_length"]), int(entry["output_length"]))
             except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
                 raise ValueError(f"{path}, line {number}: not a request of a Mooncake trace ({error!r})") from None
+            hashes.add(number, made[1], entry.get("hash_ids"))
             yield number, made
 
-    return _from_rows(name, path, rows())
+    read = _from_rows(name, path, rows())
+    return replace(read, prefix_hashes=hashes.as_arrays())
+
+
+class _Hashes:
+    """The hash_ids of a file, in one flat array: a tuple of lists would take ten times the memory."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._flat = array("i")
+        self._ends: list[int] = []
+        self._given: bool | None = None
+
+    def add(self, line: int, prompt_tokens: int, hash_ids: object) -> None:
+        """The hashes of one more line. Raises: ValueError with file and line."""
+        given = hash_ids is not None
+        if self._given not in (None, given):
+            raise ValueError(f"{self._path}, line {line}: hash_ids must stand on every line or on none")
+        self._given = given
+        if not given:
+            return
+        try:
+            self._flat.extend(hash_ids)  # type: ignore[arg-type]  # checked here: anything but integers raises
+        except (TypeError, OverflowError) as error:
+            raise ValueError(f"{self._path}, line {line}: hash_ids are no list of token hashes ({error})") from None
+        start = self._ends[-1] if self._ends else 0
+        found, needed = len(self._flat) - start, -(-prompt_tokens // HASHED_TOKENS)
+        if found != needed:
+            raise ValueError(
+                f"{self._path}, line {line}: {found} hash_ids for {prompt_tokens} prompt tokens, needs {needed}"
+            )
+        if min(self._flat[start:], default=0) < 0:
+            raise ValueError(f"{self._path}, line {line}: a hash id is negative")
+        self._ends.append(len(self._flat))
+
+    def as_arrays(self) -> tuple[NDArray[np.int64], ...] | None:
+        """One read-only array for each line, all views of one; None if no line had any."""
+        import numpy as np
+
+        if not self._given:
+            return None
+        flat = np.array(self._flat, dtype=np.int64)
+        flat.setflags(write=False)
+        return tuple(np.split(flat, self._ends[:-1]))
+
+
+def load(path: Path) -> Workload:
+    """The trace in any file: an Azure or ShareGPT CSV or a Mooncake JSONL, told by its columns.
+
+    Raises: OSError if the file cannot be read; ValueError with file and line on anything that is no such trace.
+    """
+    first = next(_lines(path), "")
+    columns = _columns(first, path)
+    formats: tuple[tuple[tuple[str, ...], Callable[[Path, str], Workload]], ...] = (
+        (_AZURE_COLUMNS, load_azure),
+        (_SHAREGPT_COLUMNS, load_sharegpt),
+        (_MOONCAKE_FIELDS, load_mooncake),
+    )
+    # A format with a column missing is still that format: its loader says which column it misses.
+    likeness = [len(columns.intersection(known)) for known, _ in formats]
+    if not any(likeness):
+        known = "; ".join(", ".join(names) for names, _ in formats)
+        raise ValueError(f"{path}, line 1: no trace known here; its columns are {sorted(columns)}, known are {known}")
+    return formats[likeness.index(max(likeness))][1](path, path.stem)
+
+
+def _columns(line: str, path: Path) -> set[str]:
+    """The names in the first line of a file: keys of a JSON object, or the fields of a CSV header."""
+    if not line.strip():
+        raise ValueError(f"{path}, line 1: empty, so no requests in it")
+    if not line.lstrip().startswith("{"):
+        try:
+            return {field.strip() for field in next(csv.reader([line]))}
+        except csv.Error as error:
+            raise ValueError(f"{path}, line 1: {error}") from None
+    try:
+        entry = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}, line 1: not JSON ({error})") from None
+    return set(entry)
 
 
 def _csv_rows(path: Path, columns: tuple[str, ...], row: Callable[[dict[str, str]], Row]) -> Iterator[tuple[int, Row]]:
@@ -193,21 +291,32 @@ def _from_rows(name: str, path: Path, rows: Iterator[tuple[int, Row]]) -> Worklo
         raise ValueError(f"{path}: no requests in it")
     clock = np.array(arrivals, dtype=np.float64)
     return _made(
-        name, CALIBRATIONS[name], True, clock - clock[0], np.array(prompts, np.int64), np.array(outputs, np.int64)
+        name, CALIBRATIONS.get(name), True, clock - clock[0], np.array(prompts, np.int64), np.array(outputs, np.int64)
     )
 
 
 def _made(
     name: str,
-    known: Calibration,
+    known: Calibration | None,
     is_real: bool,
     arrival_s: NDArray[np.float64],
     prompt_tokens: NDArray[np.int64],
     output_tokens: NDArray[np.int64],
 ) -> Workload:
     # Every reader of a workload shares the arrays, so nobody may write them.
-    for array in (arrival_s, prompt_tokens, output_tokens):
-        array.setflags(write=False)
+    for column in (arrival_s, prompt_tokens, output_tokens):
+        column.setflags(write=False)
+    if known is None:
+        return Workload(
+            name,
+            name,
+            "a file given by the user",
+            "licence not stated",
+            is_real,
+            arrival_s,
+            prompt_tokens,
+            output_tokens,
+        )
     return Workload(name, known.title, known.source, known.licence, is_real, arrival_s, prompt_tokens, output_tokens)
 
 

@@ -1,0 +1,64 @@
+"""A student's class from a file, in the place of ours.
+
+Owns: loading `FILE.py:Class` and saying in one line what is wrong with it. Knows nothing of what the class does. The
+file is run in this process, with everything this process may do: it is the user's own machine and the user's own code.
+Nothing here is a sandbox; marks are given elsewhere.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from typing import Any
+
+_MODULE = "_engine_plugin_"
+
+
+def is_plugin(name: str) -> bool:
+    """Whether a name on the command line is meant as a file, and not as one of ours."""
+    return ".py" in name or "/" in name
+
+
+def load_class(place: str, contract: type) -> type[Any]:
+    """The class in `FILE.py:Class`, with every public method of `contract`.
+
+    Raises: ValueError in one line: no such file, an error while it ran, no such class, or a method missing.
+    """
+    path_text, colon, name = place.rpartition(":")
+    if not colon or not name or not path_text.endswith(".py"):
+        raise ValueError(f"{place}: write the file and the class as FILE.py:Class")
+    path = Path(path_text)
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file")
+    found = getattr(_run(path), name, None)
+    if found is None:
+        raise ValueError(f"{path}: no class {name!r} in it")
+    if not isinstance(found, type):
+        raise ValueError(f"{path}: {name!r} is no class")
+    missing = [method for method in contract_methods(contract) if not callable(getattr(found, method, None))]
+    if missing:
+        raise ValueError(f"{path}: class {name} lacks {', '.join(missing)} of the contract {contract.__name__}")
+    return found
+
+
+def contract_methods(contract: type) -> list[str]:
+    """The public methods that a Protocol asks for, in the order it names them. Properties may be set by `__init__`."""
+    return [name for name, value in vars(contract).items() if callable(value) and not name.startswith("_")]
+
+
+def _run(path: Path) -> Any:
+    # Its own name in sys.modules, because dataclasses and pickles look their module up there.
+    name = _MODULE + path.stem
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise ValueError(f"{path}: cannot be loaded as Python")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except (Exception, SystemExit) as error:
+        del sys.modules[name]
+        text = str(error).splitlines()[0] if str(error) else "no message"
+        raise ValueError(f"{path}: {type(error).__name__} while it ran: {text}") from None
+    return module
