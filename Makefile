@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PORT ?= 8000
 
-.PHONY: course test test-gpu site labs serve-site clean lint sandbox browser env
+.PHONY: course test test-long test-gpu mutants bench site labs serve-site clean lint sandbox browser env
 .DEFAULT_GOAL := course
 
 course: env sandbox            ## environment, doctor, labs, sample class graded with hidden tests, site
@@ -21,6 +21,15 @@ course: env sandbox            ## environment, doctor, labs, sample class graded
 test: env sandbox browser lint ## linters, types, all tests that need no GPU
 	$(BIN)/python -m pytest
 
+test-long: env                 ## a million operations, a million requests, experiments at full size: some ten minutes
+	$(BIN)/python -m pytest -m long
+
+mutants: env                   ## each known bug class: the test that knows it, and our own code broken until it notices
+	$(BIN)/python -m tests.bugs
+
+bench: env                     ## speed of memory, scheduler and simulator, kept in reference_impl/bench/results
+	$(BIN)/python -m reference_impl.cli bench memory
+
 lint: env
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -28,7 +37,7 @@ lint: env
 
 # On a GPU machine that has torch, triton, numpy, pytest and hypothesis of its own, and nothing of the course installed.
 test-gpu:                      ## everything that a GPU runner uses, on that runner's own Python
-	$(PYTHON) -m pytest tests/reference_impl tests/hidden tests/autograder/worker tests/autograder/sandbox \
+	$(PYTHON) -m pytest tests/reference_impl tests/bugs tests/hidden tests/autograder/worker tests/autograder/sandbox \
 	    tests/autograder/judge tests/autograder/runners
 
 site: env                      ## the book, into _build/html
@@ -47,7 +56,7 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version.split()[0])'
 	@$(PYTHON) -m venv $(VENV) || { \
 	  echo "no virtual environment could be made; on Debian or Ubuntu run: sudo apt-get install python3-venv" >&2; exit 1; }
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[grading,site,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[engine,grading,site,dev]'
 	@touch $@
 
 # $(call install,COMMAND,PACKAGE,WORDS): as root, try to install what gives COMMAND; where that cannot be (no root, no such
