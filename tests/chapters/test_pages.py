@@ -48,13 +48,14 @@ def test_the_lab_page_shows_every_graded_group_with_the_points_of_the_released_n
     assert int(lab.glued["groups"]) == len(graded)
 
 
+@pytest.mark.parametrize(("chapter", "glued"), [("rectangles", "share16"), ("paging", "tail16")])
 def test_the_chapter_runs_from_the_bundle_where_the_engine_is_not_installed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    chapter: str, glued: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(ROOT)
     monkeypatch.setenv("P2P_TRACES", "none")
     write_bundle(tmp_path / "evidence")
-    source = (ROOT / "chapters" / "rectangles.md").read_text(encoding="utf-8")
+    source = (ROOT / "chapters" / f"{chapter}.md").read_text(encoding="utf-8")
     cells = re.findall(r"^```\{code-cell\}[^\n]*\n(?::[^\n]*\n)*(.*?)^```$", source, re.MULTILINE | re.DOTALL)
     # Only labkit and what is installed from elsewhere: neither the repository nor an editable install of it. labkit is
     # copied, because beside its original the course's own folder would be found.
@@ -82,7 +83,7 @@ def test_the_chapter_runs_from_the_bundle_where_the_engine_is_not_installed(
     )
     assert done.returncode == 0, done.stderr
     assert "ran to the end" in done.stdout
-    assert "share16 = " in done.stdout
+    assert f"{glued} = " in done.stdout
 
 
 def test_the_model_answer_to_the_trace_exercise_is_what_the_reference_gives() -> None:

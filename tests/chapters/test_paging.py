@@ -1,0 +1,109 @@
+"""The chapter "Paging": its numbers are the engine's, its log is the engine's, and what it says in words holds."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from labkit.places import traces_folder
+from labkit.player import Player
+from labkit.quizzes import Quiz
+from labkit.workloads import workload
+from reference_impl.memory import BlockAllocator, BlockTable
+from reference_impl.memory.contiguous import ContiguousAllocator
+from reference_impl.memory.paradox import paradox
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module", params=["trace", "sampler"])
+def chapter(request: pytest.FixtureRequest, page: Callable[[str], Any]) -> Iterator[Any]:
+    """The chapter as it runs on the real trace, and as it runs where there is none; it stays so for the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "sampler":
+            patch.setenv("P2P_TRACES", "none")
+        elif traces_folder() is None:
+            pytest.skip("no traces on this machine")
+        yield page("paging")
+
+
+def number(text: str) -> float:
+    return float(text.replace(",", ""))
+
+
+def test_every_number_in_the_prose_was_computed_and_every_computed_one_is_used(chapter: Any) -> None:
+    assert set(re.findall(r"\{glue:text\}`([^`]+)`", chapter.source)) == set(chapter.glued)
+
+
+def test_the_opening_refusal_can_be_replayed_call_by_call(chapter: Any) -> None:
+    moment = paradox(seed=0)
+    assert moment is not None
+    ranges = ContiguousAllocator(moment.capacity)
+    for call, *arguments in moment.history:
+        getattr(ranges, call)(*arguments)
+    assert sum(size for _, size in ranges.holes()) == number(chapter.glued["free"])
+    assert max(size for _, size in ranges.holes()) == number(chapter.glued["largest"]) < number(chapter.glued["wanted"])
+    assert number(chapter.glued["free"]) > number(chapter.glued["capacity"]) / 2, "the heading says more than half"
+    assert number(chapter.glued["needed"]) <= number(chapter.glued["blocks_free"]), "the page says admitted"
+
+
+def test_the_player_plays_the_engines_log_and_the_worked_slot_is_the_block_tables(chapter: Any) -> None:
+    (figure,) = (shown for shown in chapter.shown if isinstance(shown, Player))
+    story = chapter.names["seen"]["story"]
+    assert len(figure) == len({event["call"] for event in story["events"]})
+    table = BlockTable(story["block_size"], story["table"], story["tokens"])
+    chosen = int(number(chapter.glued["chosen"]))
+    assert table.slot_mapping(chosen, chosen + 1) == [int(number(chapter.glued["chosen_slot"]))]
+    assert chapter.glued["chosen_slot"] != chapter.glued["chosen"], "an example that shows nothing"
+    refused = next(event for event in story["events"] if event["kind"] == "refused")
+    assert int(chapter.glued["refused_step"]) == refused["call"]
+    free = [event["state"] for event in story["events"] if event["call"] == refused["call"] and "state" in event][-1]
+    assert free["num_free"] < 3, "the page says that there are too few free blocks, wherever they lie"
+
+
+def test_the_tail_shares_are_those_of_an_allocator_that_holds_the_requests(chapter: Any) -> None:
+    requests = workload("azure_conv")
+    lengths = (requests.prompt_tokens + requests.output_tokens)[:200].tolist()
+    for size in (16, 256):
+        blocks = BlockAllocator(sum(-(-length // size) for length in lengths), size)
+        for request, length in enumerate(lengths):
+            blocks.allocate(request, length)
+        assert blocks.num_free_blocks == 0
+        assert chapter.names["slot"](blocks.block_table(7), 5, size) == blocks.slot_mapping(7, 5, 6)[0]
+    whole = requests.prompt_tokens + requests.output_tokens
+    for size, name in ((16, "tail16"), (256, "tail256")):
+        held = np.ceil(whole / size) * size
+        assert number(chapter.glued[name]) == pytest.approx(100 * (1 - whole.sum() / held.sum()), abs=0.05)
+    assert number(chapter.glued["rule16"]) == pytest.approx(number(chapter.glued["tail16"]), rel=0.1)
+
+
+def test_what_the_page_says_of_the_four_policies_holds(chapter: Any) -> None:
+    held = {row["policy"]: row["held"] for row in chapter.names["rows"]}
+    assert held["reserve_max"] < held["pow2"] < held["oracle"] < held["paged"], "the order agrees with the paper's"
+    assert number(chapter.glued["paged_gain"]) > 2
+    assert number(chapter.glued["oracle_gain"]) > 1.3, "knowing the lengths does not make up for reserving"
+
+
+def test_the_quiz_has_one_answer_and_the_bug_overwrites_the_strangers_token(chapter: Any) -> None:
+    (quiz,) = (shown for shown in chapter.shown if isinstance(shown, Quiz))
+    assert len(quiz.options) == 4
+    assert chapter.glued["bug_shown"] == "KEEz"
+
+
+def test_the_exercise_to_trace_is_answered_as_a_block_table_answers_it() -> None:
+    answer = (ROOT / "solutions" / "chapters" / "paging.md").read_text(encoding="utf-8")
+    table = BlockTable(4, [5, 2, 7], 11)
+    slots = [table.slot_mapping(token, token + 1)[0] for token in (5, 8, 10)]
+    assert f"token 5 in {slots[0]}, token 8 in {slots[1]}, token 10 in {slots[2]}" in answer
+    for size, share in ((16, 15), (32, 27), (64, 43), (8, 8), (4, 3)):
+        assert round(100 * (size - 1) / 2 / (42 + (size - 1) / 2)) == share
+        assert f"{share} %" in answer
+
+
+def test_the_chapter_is_at_most_2500_words(chapter: Any) -> None:
+    assert len(re.findall(r"\b[\w'-]+\b", chapter.prose)) <= 2_500
