@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from labkit.places import traces_folder
 
 ROOT = Path(__file__).resolve().parents[2]
 _CELL = re.compile(r"^```\{code-cell\}[^\n]*\n((?::[^\n]*\n)*)(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -65,3 +67,14 @@ def page() -> Callable[[str], Page]:
         return found
 
     return run
+
+
+@pytest.fixture(scope="module", params=["trace", "sampler"])
+def chapter(request: pytest.FixtureRequest, page: Callable[[str], Page]) -> Iterator[Page]:
+    """The page that the test module names in `CHAPTER`, run on the real trace and run where there is none."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "sampler":
+            patch.setenv("P2P_TRACES", "none")
+        elif traces_folder() is None:
+            pytest.skip("no traces on this machine")
+        yield page(request.module.CHAPTER)

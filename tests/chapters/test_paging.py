@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from labkit.places import traces_folder
 from labkit.player import Player
 from labkit.quizzes import Quiz
 from labkit.workloads import workload
@@ -18,18 +16,8 @@ from reference_impl.memory import BlockAllocator, BlockTable
 from reference_impl.memory.contiguous import ContiguousAllocator
 from reference_impl.memory.paradox import paradox
 
+CHAPTER = "paging"
 ROOT = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture(scope="module", params=["trace", "sampler"])
-def chapter(request: pytest.FixtureRequest, page: Callable[[str], Any]) -> Iterator[Any]:
-    """The chapter as it runs on the real trace, and as it runs where there is none; it stays so for the tests."""
-    with pytest.MonkeyPatch.context() as patch:
-        if request.param == "sampler":
-            patch.setenv("P2P_TRACES", "none")
-        elif traces_folder() is None:
-            pytest.skip("no traces on this machine")
-        yield page("paging")
 
 
 def number(text: str) -> float:

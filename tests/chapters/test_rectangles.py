@@ -3,30 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 
 from labkit.figures import Figure
-from labkit.places import traces_folder
 from labkit.quizzes import Quiz
 from labkit.workloads import workload
 from reference_impl.padding import ModelShape, pad_rows, static_batch
 
+CHAPTER = "rectangles"
 SHAPE = ModelShape(32, 4096, 14336, 32, 8, 128, 2)
-
-
-@pytest.fixture(scope="module", params=["trace", "sampler"])
-def chapter(request: pytest.FixtureRequest, page: Callable[[str], Any]) -> Iterator[Any]:
-    """The chapter as it runs on the real trace, and as it runs where there is none; it stays so for the tests."""
-    with pytest.MonkeyPatch.context() as patch:
-        if request.param == "sampler":
-            patch.setenv("P2P_TRACES", "none")
-        elif traces_folder() is None:
-            pytest.skip("no traces on this machine")
-        yield page("rectangles")
 
 
 def number(text: str) -> float:
