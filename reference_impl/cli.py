@@ -50,6 +50,11 @@ def _parser() -> argparse.ArgumentParser:
     table.add_argument("--warm-up", type=int, default=500, metavar="STEPS", help="steps before counting begins")
     table.add_argument("--json", type=Path, metavar="OUT")
     table.set_defaults(run=_memory_table)
+
+    sharing = commands.add_parser("sharing", help="blocks that parallel sampling and beam search save by sharing")
+    sharing.add_argument("--requests", type=int, default=60, help="drawn from each of the two workloads' lengths")
+    sharing.add_argument("--seed", type=int, default=0)
+    sharing.set_defaults(run=_sharing)
     sim.add_parsers(commands)
     bench.add_parser(commands)
     return parser
@@ -63,6 +68,14 @@ def _paradox(args: argparse.Namespace) -> int:
         print(f"no refusal with more than half of the memory free in {args.requests:,} requests; try a higher --load")
         return 1
     print(found)
+    return 0
+
+
+def _sharing(args: argparse.Namespace) -> int:
+    from reference_impl.memory.sharing import report
+
+    for line in report(args.requests, args.seed):
+        print(line, flush=True)
     return 0
 
 

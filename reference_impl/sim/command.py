@@ -7,6 +7,7 @@ imported when a subcommand runs, so that `engine --help` stays quick.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import math
 import sys
 from pathlib import Path
@@ -161,6 +162,8 @@ def _check_outputs(args: argparse.Namespace) -> None:
             raise ValueError(f"{option} {path}: there is no such folder")
     if args.plot is not None and args.plot.suffix not in _PICTURES:
         raise ValueError(f"--plot {args.plot}: its ending must be one of {', '.join(_PICTURES)}")
+    if args.plot is not None and importlib.util.find_spec("matplotlib") is None:
+        raise ValueError("--plot needs matplotlib, which is not installed")
 
 
 def _check_used(setups: list[Setup], traffic: Traffic) -> None:

@@ -58,3 +58,25 @@ def test_bad_input_is_one_line_that_names_it(args: list[str], words: str, capsys
     shown = capsys.readouterr().err
     assert words in shown
     assert shown.count("\n") == 1
+
+
+def test_what_sharing_saves_is_shown_beside_what_was_published(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["sharing", "--requests", "4"]) == 0
+    head, *rows, differs = capsys.readouterr().out.splitlines()
+    assert "published" in head
+    assert differs.startswith("What differs")
+    assert [row.split()[:2] for row in rows] == [
+        ["alpaca", "parallel"],
+        ["alpaca", "beam"],
+        ["sharegpt", "parallel"],
+        ["sharegpt", "beam"],
+    ]
+    for row in rows:
+        at_2, at_4, at_6 = (float(share.rstrip("%")) for share in row.split()[2:5])
+        assert 0 < at_2 < at_4 < at_6 < 100, "more sequences share more"
+    assert rows[2].endswith("16.2% to 30.5%")
+
+
+def test_sharing_among_no_requests_is_one_line_of_error(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["sharing", "--requests", "0"]) == 1
+    assert capsys.readouterr().err == "engine sharing: requests must hold at least one request\n"

@@ -38,6 +38,7 @@ def simulate(*args: str) -> int:
 def test_one_row_for_each_allocator_and_the_best_uses_memory_best(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    pytest.importorskip("matplotlib")
     out = tmp_path / "out.json"
     allocators = ("padded", "contiguous", "pow2", "oracle", "grow", "paged")
     options = [text for name in allocators for text in ("--allocator", name)]
@@ -276,13 +277,24 @@ def test_swap_and_a_prefix_cache_work_from_the_command_line(tmp_path: Path) -> N
 
 
 def test_a_saved_report_can_be_drawn_again(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
     out = tmp_path / "out.json"
     assert simulate("--json", str(out)) == 0
     draw(json.loads(out.read_text()), tmp_path / "out.svg")
     assert "<svg" in (tmp_path / "out.svg").read_text()
 
 
+def test_a_plot_without_matplotlib_is_refused_before_anything_is_computed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name, package=None: None)
+    assert simulate("--plot", str(tmp_path / "out.png")) == 1
+    assert "--plot needs matplotlib" in capsys.readouterr().err
+
+
 def test_on_a_terminal_there_is_a_bar() -> None:
+    pytest.importorskip("rich")
+
     class Terminal:
         def __init__(self) -> None:
             self.text = ""
