@@ -62,13 +62,18 @@
   }
 
   // Paper has no clicks: open what is folded, then fold it again. The table twin of a figure stays folded beside its picture.
+  // It is white too: the dark theme would leave black headings on a dark page.
   let opened = [];
+  let theme;
   addEventListener("beforeprint", () => {
+    theme = document.documentElement.dataset.theme;
+    document.documentElement.dataset.theme = "light";
     opened = [...document.querySelectorAll(".bd-article details:not([open])")].filter((d) => !d.closest("figure"));
     for (const details of opened) details.open = true;
   });
   addEventListener("afterprint", () => {
     for (const details of opened) details.open = false;
+    if (theme) document.documentElement.dataset.theme = theme;
   });
 
   addEventListener("DOMContentLoaded", () => {

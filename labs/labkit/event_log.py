@@ -14,7 +14,7 @@ and the last event of each call also has, unless the log is one without states,
     state      the state after the call, see below
     fault      str, what is wrong with that state as seen from outside; "" or absent when nothing is
 A state has
-    num_blocks, block_size   int, of the device
+    num_blocks, block_size   int, of the device, 1 or more
     num_free                 int, blocks to be had, as the writer says: those with content that would be evicted too
     tables, tokens           objects keyed by the sequence id as a string: its blocks in logical order; its tokens
     ref_counts, filled       lists with one int a block: the tables that hold it (a publication is not one); the slots
@@ -84,9 +84,9 @@ def check_log(events: Sequence[Event], *, states: bool = True) -> None:
         is_last = place + 1 == len(events) or events[place + 1]["call"] != event["call"]
         if is_last and states:
             _check_state(event["call"], event.get("state"))
-        elif "state" in event:
-            where = "not the last event of its call" if states else "of a log without states"
-            raise ValueError(f"event {place} is {where}, but it has a state")
+        elif found := [name for name in _LAST_FIELDS if name in event]:
+            where = "of a log without states" if not states else "not the last event of its call"
+            raise ValueError(f"event {place} is {where}, but it has a {found[0]}")
 
 
 def _check_event(place: int, event: Any) -> None:
@@ -99,7 +99,7 @@ def _check_event(place: int, event: Any) -> None:
     if unknown:
         raise ValueError(f"event {place} has {unknown[0]!r}, which is no field of a log")
     kind, blocks = event["kind"], event["blocks"]
-    if kind not in KINDS:
+    if not isinstance(kind, str) or kind not in KINDS:
         raise ValueError(f"event {place} is of kind {kind!r}, which is none of {', '.join(KINDS)}")
     for name, well in (
         ("call", _is_int(event["call"])),
@@ -129,6 +129,9 @@ def _check_state(call: int, state: Any) -> None:
         for name in names:
             if name in state and not well(state[name]):
                 raise ValueError(f"the state of {where} has {state[name]!r} as its {name}")
+    for name in ("num_blocks", "block_size"):
+        if state[name] < 1:
+            raise ValueError(f"the state of {where} has {state[name]} as its {name}, which must be at least 1")
     for name in ("ref_counts", "filled"):
         if len(state[name]) != state["num_blocks"]:
             raise ValueError(f"the state of {where} has {len(state[name])} {name} for {state['num_blocks']} blocks")
@@ -138,7 +141,7 @@ def _check_state(call: int, state: Any) -> None:
 
 
 def _is_int(value: Any) -> bool:
-    return isinstance(value, int)
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _is_ints(value: Any) -> bool:

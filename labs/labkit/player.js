@@ -1,8 +1,8 @@
 // Steps through the panels that labkit.player has written into the page. It draws nothing: every state is there already,
-// so that what is shown cannot differ from the log. Called once for each player with the id of its root.
-function p2pPlayer(id) {
-  const root = document.getElementById(id);
-  if (!root || root.dataset.ready) return;
+// so that what is shown cannot differ from the log. Called with every root of an id: a notebook that was restarted counts from
+// one again, and an older output with the same id may stand in the page.
+function p2pPlayer(root) {
+  if (root.dataset.ready) return;
   root.dataset.ready = "yes";
   const panels = Array.from(root.querySelectorAll(":scope > .p2p-panels > .p2p-panel"));
   const button = (name) => root.querySelector(`button[data-do="${name}"]`);
@@ -22,7 +22,9 @@ function p2pPlayer(id) {
     button("next").disabled = button("last").disabled = at === panels.length - 1;
     button("failure").disabled = !failures.some((step) => step > at);
     if (focused && focused.disabled && root.contains(focused)) button("play").focus();
-    if (announce) live.textContent = panels[at].querySelector(".p2p-words").textContent.replace(/\s+/g, " ").trim();
+    // Joined with spaces: end to end, "block 3." and "7 of 11 blocks free" would be read as block 3.7.
+    const words = Array.from(panels[at].querySelectorAll(".p2p-words > p"), (line) => line.textContent.trim());
+    if (announce) live.textContent = words.join(" ");
   }
 
   function stop() {

@@ -69,14 +69,15 @@ class Player:
         sentences = "".join(f"<li>{_words(step)}</li>" for step in self._steps)
         return (
             f"<style>{_asset('player.css')}</style>"
-            f'<div class="p2p-player" id="{root}" role="group" aria-labelledby="{root}-title" tabindex="0">'
-            f'<p class="p2p-free" id="{root}-title">{escape(self._title)}</p>'
+            f'<div class="p2p-player" id="{root}" role="group" aria-label="{escape(self._title)}" tabindex="0">'
+            f'<p class="p2p-free">{escape(self._title)}</p>'
             f'<div class="p2p-controls" hidden>{_buttons()}</div>'
             f'<div class="p2p-live" role="status" style="{_OFF_SCREEN}"></div>'
             f'<div class="p2p-panels">{panels}</div>'
             f"<details open><summary>All {len(self)} steps as a list</summary>"
             f'<ol class="p2p-steps" start="0">{sentences}</ol></details></div>'
-            f"<script>{_asset('player.js')}\np2pPlayer({root!r});</script>"
+            f"<script>{_asset('player.js')}\n"
+            f"document.querySelectorAll('#{root}').forEach(p2pPlayer);</script>"
         )
 
     def _panel(self, number: int) -> str:

@@ -22,6 +22,8 @@ Part = tuple[str, str, int | None, list[int]]
 """Kind, sentence, sequence and blocks of an event."""
 
 _REFUSALS = (KeyError, ValueError, OutOfBlocks)
+_ARGUMENTS = {"allocate": (2,), "append": (1, 2), "fork": (2,), "free": (1,)}
+"""Method -> how many arguments a call of it may have."""
 
 
 class Recorder:
@@ -33,6 +35,7 @@ class Recorder:
 
     def __init__(self, allocator: Any, num_blocks: int, block_size: int) -> None:
         """Raises: ValueError if the sizes are below 1, or if the allocator is not an empty pool of `num_blocks`."""
+        num_blocks, block_size = index(num_blocks), index(block_size)
         if num_blocks < 1 or block_size < 1:
             raise ValueError(f"num_blocks and block_size must be at least 1, got {num_blocks} and {block_size}")
         free = allocator.num_free_blocks
@@ -80,26 +83,26 @@ class Recorder:
         return list(self._allocator.slot_mapping(seq, start, stop))
 
     def _do(self, method: str, *args: int) -> Any:
-        told = f"{method}({', '.join(map(str, args))})"
+        told, seq = f"{method}({', '.join(map(str, args))})", _id(args[0])
         try:
             result = getattr(self._allocator, method)(*args)
         except _REFUSALS as error:
-            self._log(told, [("refused", f"{told} is refused: {_name(error)}.", args[0], [])])
+            self._log(told, [("refused", f"{told} is refused: {_name(error)}.", seq, [])])
             raise
         except Exception as error:
-            self._log(told, [("failed", f"{told} fails: {_failure(error)}", args[0], [])])
+            self._log(told, [("failed", f"{told} fails: {_failure(error)}", seq, [])])
             raise
         try:
             parts = self._happened(method, args, result)
         except Exception as error:
             # The call itself was accepted, so its result goes back to the caller; the log says what cannot be seen.
-            parts = [("failed", f"{told} returns, but what it did cannot be seen: {_failure(error)}", args[0], [])]
+            parts = [("failed", f"{told} returns, but what it did cannot be seen: {_failure(error)}", seq, [])]
         self._log(told, parts)
         return result
 
     def _happened(self, method: str, args: tuple[int, ...], result: Any) -> list[Part]:
         """What the call did, as (kind, sentence, seq, blocks), with the engine's copies and writes made."""
-        seq = args[0]
+        seq = index(args[0])
         if method == "free":
             blocks = self._tables.pop(seq)
             del self._written[seq]
@@ -107,12 +110,12 @@ class Recorder:
             kept = f"; {_blocks(len(blocks) - len(gone))} still held by others" if len(gone) < len(blocks) else ""
             return [("free", f"Sequence {seq} ends and gives back {_named(gone)}{kept}.", seq, gone)]
         if method == "fork":
-            child = args[1]
+            child = index(args[1])
             self._tables[child] = self._table(child)
             self._written[child] = list(self._written[seq])
             shared = self._tables[child]
             return [("share", f"Sequence {child} shares {_named(shared)} with sequence {seq}.", child, shared)]
-        return self._grown(seq, args[1], list(result) if method == "append" else [])
+        return self._grown(seq, index(args[1]), list(result) if method == "append" else [])
 
     def _grown(self, seq: int, num_tokens: int, copies: list[Any]) -> list[Part]:
         parts: list[Part] = []
@@ -212,12 +215,15 @@ def record(allocator: Any, num_blocks: int, block_size: int, program: list[tuple
     """Run `program`, a list of calls like `("append", 2, 1)`, and return the log.
 
     Errors of calls become events and the program goes on; an unwritten method is a failure like any other.
-    Raises: ValueError on a call that is none of allocate, append, fork and free, before anything is run.
+    Raises: ValueError on a call that is none of allocate, append, fork and free, or has too few or too many arguments,
+    before anything is run.
     """
-    known = ("allocate", "append", "fork", "free")
-    for method, *_ in program:
-        if method not in known:
-            raise ValueError(f"a program is made of {', '.join(known)}, not {method!r}")
+    for place, call in enumerate(program):
+        if not call or call[0] not in _ARGUMENTS:
+            raise ValueError(f"a program is made of {', '.join(_ARGUMENTS)}; call {place} of the program is {call!r}")
+        if len(call) - 1 not in _ARGUMENTS[call[0]]:
+            counts = " or ".join(map(str, _ARGUMENTS[call[0]]))
+            raise ValueError(f"{call[0]} takes {counts} arguments; call {place} of the program is {call!r}")
     recorder = Recorder(allocator, num_blocks, block_size)
     for method, *args in program:
         try:
@@ -226,6 +232,14 @@ def record(allocator: Any, num_blocks: int, block_size: int, program: list[tuple
             # Already an event of the log, with its message: the log is what was asked for.
             continue
     return recorder.events
+
+
+def _id(seq: Any) -> int | None:
+    """A sequence id as a log has it; None if it is no integer, which the call itself will complain about."""
+    try:
+        return index(seq)
+    except TypeError:
+        return None
 
 
 def _name(error: Exception) -> str:

@@ -16,15 +16,18 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, fields
 from typing import SupportsIndex
 
-from reference_impl.padding.lengths import Lengths, checked_lengths
+from reference_impl.padding.lengths import Lengths, checked_lengths, checked_size
 
 
 @dataclass(frozen=True)
 class ModelShape:
-    """The sizes of a Llama-like decoder that its cost depends on."""
+    """The sizes of a Llama-like decoder that its cost depends on.
+
+    Raises: TypeError on one that is no integer, ValueError on one below 1; both name it.
+    """
 
     layers: int
     hidden: int
@@ -33,6 +36,12 @@ class ModelShape:
     kv_heads: int
     head_dim: int
     dtype_bytes: int
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            size = checked_size(field.name, getattr(self, field.name))
+            # Frozen for everyone else. A NumPy integer would wrap around in a count of FLOPs.
+            object.__setattr__(self, field.name, size)
 
     @property
     def kv_bytes_per_token(self) -> int:

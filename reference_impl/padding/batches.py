@@ -93,8 +93,8 @@ def bucketed(lengths: Lengths, boundaries: Lengths, max_tokens: SupportsIndex) -
 def pack_rows(lengths: Lengths, max_tokens: SupportsIndex) -> list[list[int]]:
     """Packed rows by first-fit decreasing: the lengths of a row sum to at most max_tokens; none for no lengths.
 
-    Any two rows together hold more than max_tokens, so there are fewer than twice as many as the tokens alone would
-    fill, and never more than 11/9 of the fewest possible plus 6/9.
+    Any two rows together hold more than max_tokens, so where there are several, they are fewer than twice as many as
+    the tokens alone would fill. They are never more than 11/9 of the fewest possible plus 6/9.
     Raises: ValueError as `make_batches`. Cost: O(n log n).
     """
     checked, budget = _within_budget(lengths, max_tokens)

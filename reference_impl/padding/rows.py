@@ -17,11 +17,13 @@ def padded_width(longest: int, multiple_of: SupportsIndex = 1) -> int:
     """The width of the rectangle: `longest` tokens, rounded up to a multiple. No token needs no width.
 
     Hardware likes widths that divide by the tile of its kernels; a few more pads buy that. Raises: ValueError on a
-    multiple below 1. Cost: O(1).
+    length below 0 or a multiple below 1. Cost: O(1).
     """
     multiple = operator.index(multiple_of)
     if multiple < 1:
         raise ValueError(f"multiple_of must be at least 1, got {multiple}")
+    if longest < 0:
+        raise ValueError(f"longest must be at least 0, got {longest}")
     return -(-longest // multiple) * multiple
 
 

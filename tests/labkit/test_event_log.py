@@ -67,7 +67,9 @@ def drop(path: str) -> Callable[[list[Event]], None]:
     ("change", "said"),
     [
         (put("kind", "explode"), "event 2 is of kind 'explode', which is none of create"),
+        (put("kind", ["write"]), r"event 2 is of kind \['write'\], which is none of create"),
         (put("call", "1"), "event 2 has '1' as its call"),
+        (put("call", True), "event 2 has True as its call"),
         (put("call", 0), "event 2 is of call 0, after one of 1"),
         (put("told", None), "event 2 has None as its told"),
         (put("seq", "1"), "event 2 has '1' as its seq"),
@@ -86,6 +88,8 @@ def drop(path: str) -> Callable[[list[Event]], None]:
         (put("state.tables", {}), "as its tokens, for the tables of $"),
         (put("state.host", {"1": ["a"]}), "as its host"),
         (put("state.waiting", 4), "4 as its waiting"),
+        (put("state.block_size", 0), "call 1 has 0 as its block_size, which must be at least 1"),
+        (put("state.num_blocks", -1), "call 1 has -1 as its num_blocks, which must be at least 1"),
     ],
 )
 def test_the_first_event_that_does_not_keep_to_the_schema_is_named(
@@ -106,4 +110,11 @@ def test_what_is_no_list_of_events_is_refused() -> None:
     events = record(Reference(8, 4), 8, 4, [("allocate", 1, 9)])
     events[1]["state"] = events[2]["state"]
     with pytest.raises(ValueError, match="event 1 is not the last event of its call, but it has a state"):
+        check_log(events)
+
+
+def test_a_fault_where_no_player_would_look_is_refused() -> None:
+    events = record(Reference(8, 4), 8, 4, [("allocate", 1, 9)])
+    events[1]["fault"] = "Two sequences hold block 3."
+    with pytest.raises(ValueError, match="event 1 is not the last event of its call, but it has a fault"):
         check_log(events)

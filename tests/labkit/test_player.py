@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -80,6 +81,30 @@ def test_after_n_steps_the_page_shows_the_state_of_the_engine_after_n_calls(open
             page.click("button[data-do=next]")
     assert page.locator("button[data-do=next]").is_disabled()
     assert page.errors == []
+
+
+@pytest.mark.browser
+def test_what_is_announced_are_the_words_of_the_step_one_after_the_other(opened: Open, events: list[Event]) -> None:
+    page = opened(player.show(events))
+    for _ in range(3):
+        page.click("button[data-do=next]")
+        lines = page.locator(".p2p-panel:visible .p2p-words > p").all_inner_texts()
+        assert len(lines) == 3
+        assert page.text_content(".p2p-live") == " ".join(lines), "no number runs into the next: 'block 3.7 of 11 free'"
+
+
+@pytest.mark.browser
+def test_a_figure_with_the_id_of_an_older_one_plays_all_the_same(opened: Open, events: list[Event]) -> None:
+    """A notebook that was restarted numbers its figures from one again, and older outputs stay in the page."""
+    shown = player.show(events, "The newer one")._repr_html_()
+    older = SimpleNamespace(_repr_html_=lambda: shown.replace("The newer one", "The older one"))
+    page = opened(older, SimpleNamespace(_repr_html_=lambda: shown))
+    both = page.locator(".p2p-player")
+    assert both.nth(0).get_attribute("id") == both.nth(1).get_attribute("id")
+    both.nth(1).locator("button[data-do=next]").click()
+    assert [both.nth(number).get_attribute("data-step") for number in range(2)] == ["0", "1"]
+    for number, name in enumerate(("The older one", "The newer one")):
+        assert page.get_by_role("group", name=name).count() == 1, number
 
 
 @pytest.mark.browser

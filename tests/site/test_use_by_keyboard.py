@@ -98,3 +98,19 @@ def test_on_paper_only_the_text_is_left_and_folded_parts_are_open(visit):
     assert page.locator(".bd-article details:not([open]):not(figure details)").count() == 0
     page.evaluate("dispatchEvent(new Event('afterprint'))")
     assert page.locator(".bd-article details:not([open]):not(figure details)").count() > 0
+
+
+def test_a_page_read_in_the_dark_is_printed_in_ink_on_white_and_is_dark_again_afterwards(visit):
+    page = visit(CHAPTER, "dark").page
+    colours = "() => ['body', '.bd-article h2', '.bd-article p'].map(e => getComputedStyle(document.querySelector(e)))"
+    lightness = (
+        f"({colours})().map((s, i) => s[i ? 'color' : 'backgroundColor'].match(/[0-9]+/g).slice(0, 3).map(Number))"
+    )
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    page.emulate_media(media="print")
+    paper, heading, text = page.evaluate(lightness)
+    assert min(paper) > 250
+    assert max(heading) < 110
+    assert max(text) < 110
+    page.evaluate("dispatchEvent(new Event('afterprint'))")
+    assert page.get_attribute("html", "data-theme") == "dark"

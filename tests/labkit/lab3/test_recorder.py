@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import numpy as np
 import pytest
 
 from labkit.contracts import BlockAllocator as Contract
@@ -144,3 +145,30 @@ def test_a_program_of_other_calls_is_refused_before_it_runs() -> None:
     with pytest.raises(ValueError, match="'block_table'"):
         record(allocator, 4, 4, [("allocate", 1, 4), ("block_table", 1)])
     assert allocator.num_free_blocks == 4
+
+
+@pytest.mark.parametrize(
+    "call", [(), ("allocate",), ("allocate", 1), ("allocate", 1, 2, 3), ("fork", 1), ("free", 1, 1)]
+)
+def test_a_call_with_too_few_or_too_many_arguments_is_refused_and_not_left_out_of_the_log(
+    call: tuple[Any, ...],
+) -> None:
+    allocator = Reference(8, 4)
+    with pytest.raises(ValueError, match="call 1 of the program"):
+        record(allocator, 8, 4, [("allocate", 0, 5), call])
+    assert allocator.num_free_blocks == 8, "before anything is run"
+
+
+def test_integers_may_be_whatever_index_takes_and_the_log_is_still_one() -> None:
+    numbers = [np.int64(number) for number in (8, 4, 1, 6)]
+    events = record(
+        Reference(8, 4), numbers[0], numbers[1], [("allocate", numbers[2], numbers[3]), ("free", numbers[2])]
+    )
+    check_log(json.loads(json.dumps(events)))
+    assert events == record(Reference(8, 4), 8, 4, [("allocate", 1, 6), ("free", 1)])
+
+
+def test_an_id_that_is_no_integer_is_a_failure_in_a_log_that_can_be_played() -> None:
+    events = record(Reference(8, 4), 8, 4, [("allocate", "a", 6)])
+    assert (events[-1]["kind"], events[-1]["seq"]) == ("failed", None)
+    check_log(events)

@@ -204,6 +204,25 @@ def test_a_table_of_no_lengths_is_refused() -> None:
         padding_table([], 10, TINY, [10], 2)
 
 
+@pytest.mark.parametrize("sizes", [(0, 1, 1, 1, 1, 1, 1), (1, 1, 1, 1, 1, 1, -2)])
+def test_a_model_with_a_size_below_1_is_refused(sizes: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"^(layers|dtype_bytes) must be at least 1"):
+        ModelShape(*sizes)
+
+
+def test_the_sizes_of_a_model_are_integers_and_stay_so() -> None:
+    with pytest.raises(TypeError, match="hidden"):
+        ModelShape(1, 1.5, 1, 1, 1, 1, 1)  # type: ignore[arg-type]
+    shape = ModelShape(*(np.int32(size) for size in (32, 4096, 14336, 32, 8, 128, 2)))
+    assert shape == LLAMA_3_8B
+    assert shape.linear_flops(10**9) == LLAMA_3_8B.linear_flops(10**9), "an int32 would have wrapped around"
+
+
+def test_a_rectangle_has_no_width_below_0() -> None:
+    with pytest.raises(ValueError, match="longest must be at least 0, got -3"):
+        padded_width(-3, 2)
+
+
 def test_torch_is_loaded_by_the_module_of_tensors_alone() -> None:
     root = Path(__file__).parents[3]
     path = os.pathsep.join([str(root), str(root / "labs")])
