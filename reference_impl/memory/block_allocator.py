@@ -15,14 +15,15 @@ from operator import index
 from labkit.contracts import OutOfBlocks
 from reference_impl.memory.block_pool import BlockPool
 from reference_impl.memory.block_table import BlockTable, blocks_for
+from reference_impl.memory.contiguous import at_least_one
 
 
 class BlockAllocator:
     """The contract of `labkit.contracts.BlockAllocator`, where every method's errors and cost are stated."""
 
     def __init__(self, num_blocks: int, block_size: int) -> None:
-        self.num_blocks = _at_least_one("num_blocks", num_blocks)
-        self.block_size = _at_least_one("block_size", block_size)
+        self.num_blocks = at_least_one("num_blocks", num_blocks)
+        self.block_size = at_least_one("block_size", block_size)
         self._pool = BlockPool(self.num_blocks)
         self._tables: dict[int, BlockTable] = {}
 
@@ -32,13 +33,13 @@ class BlockAllocator:
 
     def allocate(self, seq: int, num_tokens: int) -> None:
         seq = self._unused_id(seq)
-        num_tokens = _at_least_one("num_tokens", num_tokens)
+        num_tokens = at_least_one("num_tokens", num_tokens)
         blocks = self._pool.take(blocks_for(num_tokens, self.block_size))
         self._tables[seq] = BlockTable(self.block_size, blocks, num_tokens)
 
     def append(self, seq: int, num_tokens: int = 1) -> list[tuple[int, int]]:
         table = self._table(seq)
-        num_tokens = _at_least_one("num_tokens", num_tokens)
+        num_tokens = at_least_one("num_tokens", num_tokens)
         copy_tail = table.tail_is_partial and self._pool.ref_count(table.blocks[-1]) > 1
         num_new = table.blocks_to_grow(num_tokens)
         # One request for the copy and the growth together: either all of it fits or nothing changes.
@@ -99,10 +100,3 @@ class BlockAllocator:
         for block in range(self.num_blocks):
             count = self._pool.ref_count(block)
             assert count == holders[block], f"I2: block {block} counts {count} holders, {holders[block]} tables hold it"
-
-
-def _at_least_one(name: str, value: int) -> int:
-    value = index(value)
-    if value < 1:
-        raise ValueError(f"{name} must be at least 1, got {value}")
-    return value

@@ -4,7 +4,8 @@ Owns: the sentences, and the state that is written down after a call. Knows noth
 is that of `labkit.event_log`; the blocks of a reference count, of the free memory and of a table are those that a
 caller sees.
 A call that changes no block and computes no token leaves no event. What a scheduler says (`preempted`, `finished`)
-stands before the events of the next call, because that call is what it explains.
+stands before the events of the next call, because that call is what it explains; of a request that holds nothing it
+stands alone, because no call follows.
 Cost of a call: O(its blocks); with states also O(num_blocks + tokens in memory), because each state is written whole
 and checked. A state's `filled` counts computed tokens: slots that were given and not written yet are empty.
 """
@@ -46,6 +47,10 @@ class EventLog:
         """How many events there are of each kind. Cost: O(events)."""
         return Counter(event["kind"] for event in self.events)
 
+    def is_of(self, memory: object) -> bool:
+        """Whether `memory` tells this log what it does."""
+        return self._call > 0 and self._memory is memory
+
     # What a scheduler says.
 
     def waits(self, waiting: Iterable[int]) -> None:
@@ -55,12 +60,23 @@ class EventLog:
     def preempted(self, request: int, why: str) -> None:
         """`request` is about to lose its blocks; `why` ends the sentence, "request 4 needs a block"."""
         self._lost.add(request)
-        self._said.append(("preempt", f"Request {request} is preempted: {why}.", request, []))
+        self._say("preempt", f"Request {request} is preempted: {why}.", request)
 
     def finished(self, request: int, why: str) -> None:
         """`request` is about to be freed for good; `why` ends the sentence, "it has all its tokens"."""
         self._lost.discard(request)
-        self._said.append(("finish", f"Request {request} ends: {why}.", request, []))
+        self._waits_no_more(request)
+        self._say("finish", f"Request {request} ends: {why}.", request)
+
+    def _say(self, kind: str, sentence: str, request: int) -> None:
+        part: Part = (kind, sentence, request, [])
+        if request in self._live or request in self._swapped:
+            self._said.append(part)
+        else:
+            self._write(f"{kind}({request})", [part])
+
+    def _waits_no_more(self, request: int) -> None:
+        self._waiting = [other for other in self._waiting if other != request]
 
     # What the manager tells.
 
@@ -93,7 +109,7 @@ class EventLog:
             self._refused(told, request, f"Request {request} is not admitted", answer)
             return
         self._lost.discard(request)
-        self._waiting = [other for other in self._waiting if other != request]
+        self._waits_no_more(request)
         found = f", {answer.num_reused} of them found again" if answer.num_reused else ""
         parts: list[Part] = [
             ("admit", f"Request {request} comes in with {demand.num_tokens} tokens{found}.", request, [])
@@ -149,6 +165,8 @@ class EventLog:
 
     def truncated(self, request: int, num_tokens: int) -> None:
         fallen = self._tables[request][len(self._live[request].blocks) :]
+        if not fallen:
+            return
         text = f"Request {request} keeps {num_tokens} slots and gives back {_named(fallen)}."
         self._write(f"truncate({request}, {num_tokens})", [("free", text, request, fallen)])
 

@@ -73,7 +73,7 @@ class KVManager:
         self.capacity = self.num_blocks * self.block_size
         if not 0 <= watermark < 1:
             raise ValueError(f"watermark must be at least 0 and below 1, got {watermark}")
-        if isinstance(prefix_cache, str) and prefix_cache not in ("none", *INDEXES):
+        if not callable(prefix_cache) and prefix_cache not in ("none", *INDEXES):
             raise ValueError(f"no prefix_cache {prefix_cache!r}; there are none, {', '.join(INDEXES)}")
         self.full_fit = full_fit
         # Rounded first, because 0.07 * 100 is a little more than 7.

@@ -20,7 +20,7 @@ from labkit.contracts import OutOfBlocks, OutOfMemory
 from labkit.workloads import sample
 from reference_impl.memory.block_allocator import BlockAllocator
 from reference_impl.memory.block_table import blocks_for
-from reference_impl.memory.contiguous import ContiguousAllocator, Event
+from reference_impl.memory.contiguous import ContiguousAllocator, Event, at_least_one
 
 Arrival = tuple[int, int, int]
 """Step of arrival, prompt tokens, output tokens."""
@@ -99,7 +99,7 @@ def first_paradox(arrivals: Iterable[Arrival], capacity: int, block_size: int = 
     Requests that either memory refuses before that are dropped from both, so that both stay alike.
     Raises: ValueError on a capacity that is not whole blocks, an arrival before the one above it, or tokens below 1.
     """
-    if capacity % block_size:
+    if capacity % at_least_one("block_size", block_size):
         raise ValueError(f"capacity {capacity} is no multiple of block_size {block_size}")
     ranges, blocks = ContiguousAllocator(capacity), BlockAllocator(capacity // block_size, block_size)
     ends: list[tuple[int, int]] = []

@@ -53,7 +53,7 @@ def parallel_sampling(allocator: BlockContract, prompt_tokens: int, samples: Seq
         for sample in samples[1:]:
             allocator.fork(samples[0], sample)
             started.append(sample)
-    except (KeyError, ValueError):
+    except Exception:
         _free_all(allocator, started)
         raise
 
@@ -65,7 +65,8 @@ def beam_step(
 
     The first that continues a beam keeps its sequence, the others are forked from it under the next of `new_ids`, and
     beams that nobody continues end. Every fork comes before any end: an ended parent could not be forked.
-    Raises: ValueError on a parent that is no place in `beams`; what `fork` raises. All beams are as before then.
+    Raises: ValueError on a parent that is no place in `beams`; what `fork` raises, and StopIteration on
+    too few `new_ids`. All beams are as before then.
     """
     for parent in parents:
         if not 0 <= parent < len(beams):
@@ -83,7 +84,7 @@ def beam_step(
                 beam = child
             kept.add(beam)
             next_beams.append(beam)
-    except (KeyError, ValueError):
+    except Exception:
         _free_all(allocator, forked)
         raise
     _free_all(allocator, [beam for beam in beams if beam not in kept])
@@ -118,8 +119,10 @@ def sharing(
 
     Raises: ValueError, naming the argument, on values below 1 or another way to decode. Cost: O(tokens made * blocks).
     """
+    at_least_one("prompt_tokens", prompt_tokens)
     at_least_one("output_tokens", output_tokens)
     at_least_one("width", width)
+    at_least_one("block_size", block_size)
     if how not in ("parallel", "beam"):
         raise ValueError(f"how must be 'parallel' or 'beam', got {how!r}")
     dice = random.Random(seed)

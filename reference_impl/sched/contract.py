@@ -11,18 +11,22 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from operator import index
+from typing import TYPE_CHECKING
 
 from labkit import contracts
 from reference_impl.memory.block_table import blocks_for
 from reference_impl.memory.kv_manager import KVManager
 from reference_impl.memory.kv_memory import Grant
-from reference_impl.memory.kv_policy import Refusal
+from reference_impl.memory.kv_policy import Reason, Refusal
 from reference_impl.sched.lifecycle import NO_IDS, Lifecycle
 from reference_impl.sched.plan import Plan
 from reference_impl.sched.request import Request, State
 from reference_impl.sched.scheduler import ContinuousBatching
 from reference_impl.sched.step import Step
 from reference_impl.sched.surface import Limits
+
+if TYPE_CHECKING:
+    from reference_impl.memory.events import EventLog
 
 
 class Scheduler:
@@ -67,7 +71,8 @@ class PlanError(Exception):
 class ContractScheduler(Lifecycle):
     """Drives `scheduler`, which must be new and made with the same four numbers; nobody else calls it.
 
-    Its memory mirrors the plans: blocks for what is computed and scheduled, none for a preempted request.
+    Its memory mirrors the plans: blocks for what is computed and scheduled, none for a preempted request. `log`, which
+    must be new, becomes the log of that memory.
     """
 
     def __init__(
@@ -77,9 +82,15 @@ class ContractScheduler(Lifecycle):
         block_size: int,
         max_tokens_per_step: int,
         max_running: int,
+        *,
+        max_request_tokens: int | None = None,
+        log: EventLog | None = None,
     ) -> None:
-        """Raises: ValueError unless all numbers are at least 1."""
-        super().__init__(KVManager(num_blocks, block_size, full_fit=False), Limits(max_tokens_per_step, max_running))
+        """max_request_tokens: as in `Limits`; the contract knows no such limit, so that requests above it are refused
+        here. Raises: ValueError unless all numbers are at least 1.
+        """
+        memory = KVManager(num_blocks, block_size, full_fit=False, log=log)
+        super().__init__(memory, Limits(index(max_tokens_per_step), max_running, max_request_tokens), log=log)
         self.scheduler = scheduler
         self.num_blocks = num_blocks
         self.block_size = block_size
@@ -87,9 +98,10 @@ class ContractScheduler(Lifecycle):
         """Requests that run and have computed nothing yet."""
 
     def add(self, request: Request) -> Refusal | None:
-        if request.request in self._requests:
-            raise ValueError(f"request {request.request} is here already")
+        self._check_new(request)
         expected = self._refuse(request)
+        if expected is not None and expected.reason is Reason.TOO_LONG:
+            return super().add(request)
         try:
             self.scheduler.add(request.request, request.prompt_tokens, request.max_new_tokens)
         except ValueError as error:
@@ -169,6 +181,8 @@ class ContractScheduler(Lifecycle):
     def _apply(self, step: Step, scheduled: dict[int, int], preempted: list[int], admitted: list[int]) -> None:
         for identity in preempted:
             live = self._requests[identity]
+            if self._log is not None:
+                self._log.preempted(identity, "the plan says so")
             self.running.leave(live)
             self._forget(live)
             self.counters.preemptions += 1
@@ -180,6 +194,7 @@ class ContractScheduler(Lifecycle):
             live.become(State.RUNNING)
             self.running.join(live)
             self._without_blocks.add(identity)
+            self._tell_waits()
             step.admitted.append(identity)
         for identity, tokens in scheduled.items():
             self._give_blocks(self._requests[identity], tokens)

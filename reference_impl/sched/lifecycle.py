@@ -3,7 +3,8 @@
 Owns: the live requests, which of them run, the step under way, the counters. Knows nothing of which requests a step
 should hold: `schedule` is a subclass's. A request that is part of the step under way keeps its memory until the step is
 done, also when it is aborted meanwhile, because the step still writes to its blocks.
-Errors are found before anything changes. Cost: O(1) a scheduled request and step, besides what memory and queue take.
+Errors are found before anything changes. Cost: O(1) a scheduled request and step, besides what memory and queue take;
+with a log also O(n log n) for n requests that wait, whenever one comes or goes.
 """
 
 from __future__ import annotations
@@ -11,11 +12,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
 from collections.abc import Set as AbstractSet
+from operator import index
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from reference_impl.memory.kv_memory import KVMemory
 from reference_impl.memory.kv_policy import Reason, Refusal
+from reference_impl.memory.prefix_cache import MAX_TOKEN_ID
 from reference_impl.sched.plan import Plan
 from reference_impl.sched.queues import FirstCome, WaitingQueue
 from reference_impl.sched.request import Request, State
@@ -43,15 +46,18 @@ class Lifecycle(ABC):
         *,
         log: EventLog | None = None,
     ) -> None:
-        """`queue` is first come, first served unless given. Raises: ValueError if requests wait in it.
+        """`queue` is first come, first served unless given.
 
         log: that of the memory, to be told what memory cannot know: who waits, and why a request loses its blocks.
+        Raises: ValueError if requests wait in `queue`, or if `log` is not that of `memory`.
         """
         self.memory = memory
         self.limits = Limits() if limits is None else limits
         self.queue: WaitingQueue = FirstCome() if queue is None else queue
         if len(self.queue):
             raise ValueError(f"the queue must be empty, {len(self.queue)} requests wait in it")
+        if log is not None and not log.is_of(memory):
+            raise ValueError("log is not that of the memory, which has to be made with it")
         self.counters = Counters()
         self.running = Running()
         self._requests: dict[int, Request] = {}
@@ -84,10 +90,7 @@ class Lifecycle(ABC):
         return reasons
 
     def add(self, request: Request) -> Refusal | None:
-        if request.request in self._requests:
-            raise ValueError(f"request {request.request} is here already")
-        if request.state is not State.WAITING or request.place is not None:
-            raise ValueError(f"request {request.request} is not new, it was in a queue before")
+        self._check_new(request)
         refusal = self._refuse(request)
         if refusal is not None:
             self.counters.refused[refusal.reason] += 1
@@ -99,6 +102,12 @@ class Lifecycle(ABC):
         self.queue.push(request)
         self._tell_waits()
         return None
+
+    def _check_new(self, request: Request) -> None:
+        if request.request in self._requests:
+            raise ValueError(f"request {request.request} is here already")
+        if request.state is not State.WAITING or request.place is not None:
+            raise ValueError(f"request {request.request} is not new, it was in a queue before")
 
     def _refuse(self, request: Request) -> Refusal | None:
         """Why `request` can never run, here; None if it can."""
@@ -176,12 +185,23 @@ class Lifecycle(ABC):
                 raise ValueError(f"request {identity} made no token in this step, so it cannot end with it")
         if not step.due <= ended and (late := step.due - ended - step.aborted):
             raise ValueError(f"requests {sorted(late)} made the last of their tokens and must be in finished")
-        if sampled and (extra := sampled.keys() - step.scheduled.keys()):
-            raise ValueError(f"requests {sorted(extra)} are in sampled and were not scheduled")
+        if sampled:
+            self._check_sampled(step, sampled)
         for identity in self._with_ids & step.scheduled.keys() if self._with_ids else ():
             goes_on = identity not in ended and identity not in step.aborted and not self._requests[identity].num_left
             if goes_on and identity not in sampled:
                 raise ValueError(f"request {identity} goes on, and sampled has no id of the token that it made")
+
+    def _check_sampled(self, step: Step, sampled: Mapping[int, int]) -> None:
+        if extra := sampled.keys() - step.scheduled.keys():
+            raise ValueError(f"requests {sorted(extra)} are in sampled and were not scheduled")
+        for identity, token in sampled.items():
+            if self._requests[identity].num_left and identity not in step.aborted:
+                raise ValueError(f"request {identity} is in sampled and made no token in this step")
+            if not hasattr(token, "__index__"):
+                raise TypeError(f"sampled for request {identity} must be a token id, got {token!r}")
+            if not 0 <= index(token) <= MAX_TOKEN_ID:
+                raise ValueError(f"sampled for request {identity} must be a token id, 0 to {MAX_TOKEN_ID}, got {token}")
 
     def _count_computed(self, step: Step) -> list[Request]:
         """Book what the step computed; the requests that made a token."""
@@ -237,9 +257,15 @@ class Lifecycle(ABC):
         self._release(request)
 
     def _tell_waits(self) -> None:
-        if self._log is not None:
-            waiting = [request for request in self._requests.values() if request.state is State.WAITING]
-            self._log.waits(request.request for request in sorted(waiting, key=place_of))
+        """The log learns who waits: the head of the queue, and behind it the others by their place."""
+        if self._log is None:
+            return
+        waiting = [request for request in self._requests.values() if request.state is State.WAITING]
+        if waiting:
+            # A queue that is fair between tenants does not take requests in the order of their places.
+            head = self.queue.peek()
+            waiting.sort(key=lambda request: (request is not head, place_of(request)))
+        self._log.waits(request.request for request in waiting)
 
     def _count_admission(self, request: Request, reused: int) -> None:
         """What it has to compute again is what it lost, less what memory found of it."""

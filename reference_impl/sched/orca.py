@@ -9,14 +9,24 @@ Source: Yu et al. (Orca), OSDI 2022, section 3.1 and algorithm 1.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from reference_impl.memory.kv_memory import KVMemory
 from reference_impl.sched.queues import WaitingQueue
 from reference_impl.sched.scheduler import ContinuousBatching
 from reference_impl.sched.surface import Limits
 
+if TYPE_CHECKING:
+    from reference_impl.memory.events import EventLog
+
 
 def orca(
-    memory: KVMemory, max_running: int = 256, max_request_tokens: int | None = None, queue: WaitingQueue | None = None
+    memory: KVMemory,
+    max_running: int = 256,
+    max_request_tokens: int | None = None,
+    queue: WaitingQueue | None = None,
+    *,
+    log: EventLog | None = None,
 ) -> ContinuousBatching:
     """A scheduler that computes prompts whole and knows no budget but `max_running` requests and the memory."""
-    return ContinuousBatching(memory, Limits(None, max_running, max_request_tokens), queue, chunked=False)
+    return ContinuousBatching(memory, Limits(None, max_running, max_request_tokens), queue, chunked=False, log=log)

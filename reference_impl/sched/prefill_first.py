@@ -68,6 +68,6 @@ class PrefillFirst(ContinuousBatching):
             self._admit(step)
 
     def _resume(self, step: Step, request: Request) -> None:
-        # A prompt that was cut in the middle goes on in the next step, which is one of prefills.
-        if request.num_left == 1 or not step.decodes:
+        # A prompt that was cut in the middle waits for a step of prefills, and a decode for one of decodes.
+        if not (step.prefills if request.num_left == 1 else step.decodes):
             super()._resume(step, request)

@@ -271,7 +271,9 @@ class FairShare:
             assert counter <= self.counters[tenant], f"the turn of tenant {tenant!r} stands too late"
 
     def _open(self, tenant: str, place: tuple[int, int]) -> None:
-        first = self._first_tenant() or self._last_tenant
+        first = self._first_tenant()
+        if first is None:
+            first = self._last_tenant
         floor = 0.0 if first is None else self.counters[first]
         self.counters[tenant] = max(self.counters.get(tenant, 0.0), floor)
         self._lines[tenant] = _Heap()

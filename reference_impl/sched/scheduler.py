@@ -115,17 +115,19 @@ class ContinuousBatching(Lifecycle):
         while isinstance(grant := self.memory.grow(request.request, num_tokens), Refusal):
             running = self.running.in_order()
             victim = self._victim(running[1:] or running)
-            if self._log is not None:
-                self._log.preempted(victim.request, f"request {request.request} needs room for {num_tokens} tokens")
-            self._preempt(step, victim, alone=len(running) == 1)
+            why = f"request {request.request} needs room for {num_tokens} tokens"
+            self._preempt(step, victim, why, alone=len(running) == 1)
             if victim is request:
                 return None
         return grant
 
-    def _preempt(self, step: Step, victim: Request, *, alone: bool) -> None:
+    def _preempt(self, step: Step, victim: Request, why: str, *, alone: bool) -> None:
         """Take the memory of `victim`. Alone it is computed again: to come back it would need the room it leaves."""
-        # Blocks that are to be copied first hold nothing yet that could be moved to the host.
-        movable = not alone and victim.request not in step.copies and victim.request not in step.swapped_in
+        if self._log is not None:
+            self._log.preempted(victim.request, why)
+        # Blocks that are to be copied first hold nothing yet that could be moved to the host. And a runner moves out
+        # before it moves in: a place on the host that somebody leaves in this step is not to be written in it.
+        movable = not alone and victim.request not in step.copies and not step.swapped_in
         step.leave(victim)
         step.preempted_any = True
         self.running.leave(victim)
@@ -186,6 +188,8 @@ class ContinuousBatching(Lifecycle):
 
     def _give_up(self, step: Step, request: Request) -> None:
         """Nobody will leave who could make room for a request on the host: it is computed again instead."""
+        if self._log is not None:
+            self._log.preempted(request.request, "nobody will leave who could make room for it on the device")
         self.counters.given_up_swaps += 1
         del self._swapped[request.request]
         step.leave(request)
@@ -201,11 +205,13 @@ class ContinuousBatching(Lifecycle):
                 step.copies[request.request] = grant.copies
             step.schedule(request, num_tokens)
         elif len(self.running) == 1:
-            self._preempt(step, request, alone=True)
+            self._preempt(
+                step, request, f"alone, it has no room for {request.num_computed + num_tokens} tokens", alone=True
+            )
 
     def _admit(self, step: Step) -> None:
         queue, budget_of_all = self.queue, self.limits.budget
-        self._head_waits = ""
+        step.refused, self._head_waits = None, ""
         while len(queue):
             head = queue.peek()
             wanted = min(head.num_tokens, step.budget) if self.chunked else head.num_tokens
@@ -229,6 +235,7 @@ class ContinuousBatching(Lifecycle):
         request.num_computed = reused
         request.become(State.RUNNING)
         self.running.join(request)
+        self._tell_waits()
         step.admitted.append(request.request)
         if reused:
             step.reused[request.request] = reused

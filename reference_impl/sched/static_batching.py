@@ -11,6 +11,8 @@ Source: the baseline of Yu et al. (Orca), OSDI 2022, section 2, and of Kwon et a
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from reference_impl.memory.kv_memory import KVMemory
 from reference_impl.memory.kv_policy import Refusal
 from reference_impl.sched.plan import Plan, Rectangle
@@ -19,13 +21,23 @@ from reference_impl.sched.scheduler import ContinuousBatching
 from reference_impl.sched.step import Step
 from reference_impl.sched.surface import Limits
 
+if TYPE_CHECKING:
+    from reference_impl.memory.events import EventLog
+
 
 class StaticBatching(ContinuousBatching):
     """`Limits.max_tokens_per_step` limits the rectangle, pads included; `max_running` its rows."""
 
-    def __init__(self, memory: KVMemory, limits: Limits | None = None, queue: WaitingQueue | None = None) -> None:
+    def __init__(
+        self,
+        memory: KVMemory,
+        limits: Limits | None = None,
+        queue: WaitingQueue | None = None,
+        *,
+        log: EventLog | None = None,
+    ) -> None:
         """As `ContinuousBatching`. Without a budget, memory and `max_running` alone limit a batch."""
-        super().__init__(memory, limits, queue, chunked=False)
+        super().__init__(memory, limits, queue, chunked=False, log=log)
         self._rows = 0
         self._width = 0
 

@@ -94,7 +94,8 @@ class EngineScheduler(Protocol):
     def add(self, request: Request) -> Refusal | None:
         """Let `request` wait; a refusal if it can never run, and nothing is kept of it.
 
-        Raises: ValueError if a live request has its id, or if it is not new.
+        Raises: ValueError if a live request has its id (one that was aborted lives until its step is done), or if it is
+        not new.
         """
 
     def abort(self, request: int) -> None:
@@ -111,7 +112,8 @@ class EngineScheduler(Protocol):
 
         sampled: request -> id of the token it made; needed for requests with `token_ids` that go on, taken by no other.
         Raises: ValueError, with nothing changed, if a request in `finished` made no token in this step, one that made
-        its last is not in `finished`, or an id is missing or too many; KeyError if `finished` names an unknown one.
+        its last is not in `finished`, or an id is missing, too many or out of range (TypeError: no integer); KeyError
+        if `finished` names an unknown one.
         """
 
     def check_invariants(self) -> None:

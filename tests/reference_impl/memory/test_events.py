@@ -47,6 +47,18 @@ def story() -> tuple[KVManager, EventLog]:
     return manager, log
 
 
+def test_a_call_that_changes_no_block_and_computes_nothing_leaves_no_event() -> None:
+    log = EventLog()
+    manager = KVManager(6, 4, log=log)
+    manager.admit(ten(1), 10)
+    before = len(log.events)
+    manager.grow(1, 11)
+    manager.truncate(1, 10)
+    manager.commit(1, 0)
+    manager.account()
+    assert len(log.events) == before
+
+
 def test_every_kind_of_change_is_told_in_words() -> None:
     _, log = story()
     told = [(event["kind"], event["sentence"]) for event in log.events]

@@ -579,6 +579,7 @@ def test_a_request_ends_on_the_host() -> None:
         ({"watermark": 1.0}, "watermark must be at least 0 and below 1, got 1.0"),
         ({"watermark": -0.1}, "watermark must be at least 0 and below 1, got -0.1"),
         ({"watermark": float("nan")}, "watermark must be at least 0 and below 1, got nan"),
+        ({"prefix_cache": None}, "no prefix_cache None; there are none, hash, radix"),
         ({"num_host_blocks": -1}, "num_host_blocks must be at least 0, got -1"),
         ({"prefix_cache": "tree"}, "no prefix_cache 'tree'; there are none, hash, radix"),
     ],

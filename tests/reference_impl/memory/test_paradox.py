@@ -101,3 +101,8 @@ def test_arrivals_keep_the_load_that_was_asked_for() -> None:
         next(arrivals([], 10, 0.3, 0))
     with pytest.raises(ValueError, match="load must be above 0, got 0"):
         next(arrivals(rows, 10, 0, 0))
+
+
+def test_blocks_of_no_slots_are_named() -> None:
+    with pytest.raises(ValueError, match="block_size must be at least 1, got 0"):
+        first_paradox([(0, 1, 1)], 4, block_size=0)

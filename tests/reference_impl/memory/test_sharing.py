@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from labkit.contracts import OutOfBlocks
 from reference_impl.memory.block_allocator import BlockAllocator
 from reference_impl.memory.sharing import (
     PUBLISHED_SAVED,
@@ -98,6 +99,52 @@ def test_a_step_that_fails_leaves_every_beam_as_it_was(parents: list[int], ids: 
     assert ([allocator.block_table(beam) for beam in beams], allocator.num_free_blocks) == before
     with pytest.raises(KeyError):
         allocator.block_table(10)
+
+
+class CopiesAtTheFork(BlockAllocator):
+    """Has room for one fork, as an allocator has that copies the tail at once; then it is out of blocks."""
+
+    forks = 0
+
+    def fork(self, parent: int, child: int) -> None:
+        if self.forks == 1:
+            raise OutOfBlocks(1, 0)
+        self.forks += 1
+        super().fork(parent, child)
+
+
+def test_an_allocator_out_of_blocks_in_the_middle_of_a_step_loses_no_beam_and_keeps_no_fork() -> None:
+    allocator = CopiesAtTheFork(20, 4)
+    for beam in (0, 1, 2):
+        allocator.allocate(beam, 6)
+    with pytest.raises(OutOfBlocks):
+        beam_step(allocator, [0, 1, 2], [0, 0, 0], count(10))
+    assert [len(allocator.block_table(beam)) for beam in (0, 1, 2)] == [2, 2, 2]
+    assert allocator.num_free_blocks == 14
+    with pytest.raises(KeyError):
+        allocator.block_table(10)
+
+
+def test_too_few_new_ids_are_no_half_done_step_either() -> None:
+    allocator, beams = beams_of(6, 3)
+    with pytest.raises(StopIteration):
+        beam_step(allocator, beams, [0, 0, 0], iter([10]))
+    with pytest.raises(KeyError):
+        allocator.block_table(10)
+
+
+def test_samples_that_find_no_blocks_leave_nothing_behind() -> None:
+    allocator = CopiesAtTheFork(20, 4)
+    with pytest.raises(OutOfBlocks):
+        parallel_sampling(allocator, 6, [0, 1, 2])
+    assert allocator.num_free_blocks == 20
+
+
+@pytest.mark.parametrize("name", ["prompt_tokens", "output_tokens", "width", "block_size"])
+def test_a_number_below_one_is_named(name: str) -> None:
+    numbers = {"prompt_tokens": 4, "output_tokens": 4, "width": 2, "block_size": 4, name: 0}
+    with pytest.raises(ValueError, match=f"{name} must be at least 1, got 0"):
+        sharing(how="beam", **numbers)  # type: ignore[arg-type]
 
 
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 5), st.integers(1, 9))

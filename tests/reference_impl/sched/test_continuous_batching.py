@@ -230,6 +230,10 @@ def half_done() -> ContinuousBatching:
         ({2, 9}, {1: 7}, KeyError, "no request 9"),
         ({2}, {}, ValueError, "request 1 goes on, and sampled has no id"),
         ({2}, {1: 7, 4: 7}, ValueError, r"requests \[4\] are in sampled and were not scheduled"),
+        ({2}, {1: 7, 3: 7}, ValueError, "request 3 is in sampled and made no token in this step"),
+        ({2}, {1: 2**31}, ValueError, "sampled for request 1 must be a token id, 0 to 2147483647, got 2147483648"),
+        ({2}, {1: -1}, ValueError, "sampled for request 1 must be a token id, 0 to 2147483647, got -1"),
+        ({2}, {1: 7.5}, TypeError, "sampled for request 1 must be a token id, got 7.5"),
     ],
 )
 def test_word_of_a_step_that_cannot_be_true_changes_nothing(

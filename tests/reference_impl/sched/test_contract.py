@@ -183,6 +183,23 @@ def test_the_answer_to_add_is_checked_too(prompt: int, words: str | None) -> Non
     assert (refusal is None) == (prompt == 16)
 
 
+def test_a_request_that_is_not_new_never_reaches_the_scheduler() -> None:
+    class Asked(Scripted):
+        def add(self, request: int, prompt_tokens: int, max_new_tokens: int) -> None:
+            asked.append(request)
+
+    asked: list[int] = []
+    scheduler = ContractScheduler(Asked(FIRST), 4, 4, 9, 2)  # type: ignore[arg-type]
+    over = Request(1, 8, 4)
+    scheduler.add(over)
+    with pytest.raises(ValueError, match="request 1 is here already"):
+        scheduler.add(Request(1, 8, 4))
+    scheduler.abort(1)
+    with pytest.raises(ValueError, match="request 1 is not new"):
+        scheduler.add(over)
+    assert asked == [1]
+
+
 def test_refusing_what_fits_breaks_the_contract() -> None:
     scheduler = ContractScheduler(Scripted(), 100, 4, 9, 2)  # type: ignore[arg-type]
     with pytest.raises(PlanError, match="request 1: add\\(\\) refused it \\(too long\\), but its 81 tokens fit"):

@@ -99,3 +99,12 @@ def test_the_wait_grows_with_the_aging_steps(aging_steps: int) -> None:
     started = steps_until_the_low_one_starts(ByPriority(aging_steps), 1000)
     assert started is not None
     assert started <= 2 * 3 * aging_steps + 10
+
+
+def test_a_tenant_is_charged_for_the_tokens_that_its_requests_make() -> None:
+    queue = FairShare(prompt_price=1.0, output_price=3.0)
+    driver = Driver(ContinuousBatching(KVManager(80, 4), Limits(64, 12), queue))
+    for identity, tenant in ((1, "a"), (2, "b")):
+        driver.add(Request(identity, 5, 9, tenant=tenant), makes=2 * identity)
+    driver.run()
+    assert queue.counters == {"a": 5.0 + 2 * 3.0, "b": 5.0 + 4 * 3.0}

@@ -6,8 +6,9 @@ import pytest
 
 from reference_impl.memory.kv_manager import KVManager
 from reference_impl.memory.swap import Recovery
-from reference_impl.sched import ContinuousBatching, Limits, PrefillFirst, Request, State
+from reference_impl.sched import ContinuousBatching, Limits, Plan, PrefillFirst, Request, State
 from reference_impl.sched.preemption import VICTIMS, RecoveryRule, Way
+from reference_impl.sched.step import Step
 from tests.reference_impl.sched.driving import CountedBlocks, Driver, random_sizes, run
 
 
@@ -105,6 +106,40 @@ def test_preempted_or_not_every_request_makes_the_same_number_of_tokens(
     assert roomy.scheduler.counters.preemptions == 0
     assert crowded.scheduler.counters.preemptions > 10
     assert roomy.ended == crowded.ended == dict(enumerate(output for _, output in sizes))
+
+
+class HostFirst(ContinuousBatching):
+    """Brings requests back before anything else, so that others may be preempted after that in one step."""
+
+    def schedule(self) -> Plan:
+        step = self._open_step()
+        self._bring_back(step)
+        self._decode(step)
+        self._prefill(step)
+        if not self._swapped and not step.preempted_any:
+            self._admit(step)
+        return self._close_step(step)
+
+    def _resume(self, step: Step, request: Request) -> None:
+        """It is scheduled with all the others, behind this."""
+
+
+@pytest.mark.parametrize("victim", ["last", "most_freed"])
+def test_nobody_goes_to_the_host_in_a_step_that_brings_one_back(victim: str) -> None:
+    # A runner copies to the host first: a place there that was left in this very step is not to be written yet.
+    memory = KVManager(16, 2, num_host_blocks=16)
+    scheduler = HostFirst(memory, Limits(60, 6), recovery="swap", victim=victim)
+    requests = [Request(identity, *sizes) for identity, sizes in enumerate(random_sizes(3, 80, 8, 16))]
+    for request in requests:
+        scheduler.add(request)
+    while (plan := scheduler.schedule()).scheduled:
+        assert not (plan.swapped_in and plan.swapped_out)
+        computed = {identity: plan.computed[identity] + tokens for identity, tokens in plan.scheduled.items()}
+        scheduler.finish_step([i for i, tokens in computed.items() if tokens == requests[i].final_tokens])
+        scheduler.check_invariants()
+    assert scheduler.counters.finished == 80
+    assert scheduler.counters.swaps_in > 0
+    assert scheduler.counters.recomputed_tokens > 0
 
 
 def test_swapping_needs_a_memory_that_can() -> None:

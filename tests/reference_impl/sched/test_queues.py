@@ -179,17 +179,18 @@ def test_tokens_made_count_and_cost_what_they_are_priced() -> None:
     assert queue.counters == {"a": 10.0}
 
 
-def test_a_tenant_that_was_idle_has_saved_nothing_up() -> None:
+@pytest.mark.parametrize("busy", ["a", ""], ids=["named", "without a name, as a request has none unless given"])
+def test_a_tenant_that_was_idle_has_saved_nothing_up(busy: str) -> None:
     # Sheng et al., OSDI 2024: without the lift, the newcomer would be served alone for as long as others were before.
     queue = FairShare()
     for identity in range(100):
-        queue.push(asks(identity, tenant="a"))
+        queue.push(asks(identity, tenant=busy))
     for _ in range(50):
         queue.pop()
     for identity in range(100, 110):
         queue.push(asks(identity, tenant="b"))
     order = [queue.pop().tenant for _ in range(10)]
-    assert order.count("a") == order.count("b") == 5
+    assert order.count(busy) == order.count("b") == 5
 
 
 def test_a_tenant_that_comes_back_to_an_empty_queue_starts_at_the_last_one_served() -> None:

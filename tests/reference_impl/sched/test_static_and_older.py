@@ -10,6 +10,7 @@ from reference_impl.memory.kv_policy import Reason
 from reference_impl.memory.policies import PaddedBatch
 from reference_impl.memory.policy_memory import PolicyMemory
 from reference_impl.sched import (
+    ByPriority,
     ContinuousBatching,
     EngineScheduler,
     Limits,
@@ -115,6 +116,24 @@ def test_a_step_of_prefill_first_is_of_one_kind() -> None:
         assert len(made) == 1
         driver.finish()
     assert driver.scheduler.counters.preemptions > 0
+
+
+def test_a_prompt_and_a_decode_that_come_back_from_the_host_are_not_computed_in_one_step() -> None:
+    # Request 0 is preempted in the middle of its prompt, beside the decodes of 2, and 1 in the middle of its answer.
+    memory = KVManager(4, 2, full_fit=False, num_host_blocks=4)
+    scheduler = PrefillFirst(memory, Limits(3, 4), ByPriority(10), chunked=True, recovery="swap")
+    driver = Driver(scheduler)
+    for identity, prompt, makes, priority in ((1, 1, 2, 2), (2, 2, 4, 1), (0, 5, 2, 1)):
+        if identity == 0:
+            driver.step()
+        driver.add(Request(identity, prompt, makes, priority=priority), makes)
+    returned = set()
+    while (plan := driver.schedule()).scheduled:
+        returned.update(plan.swapped_in)
+        kinds = {driver.requests[identity].num_tokens - plan.computed[identity] > 1 for identity in plan.scheduled}
+        assert len(kinds) == 1, f"{plan.scheduled} after {plan.computed}"
+        driver.finish()
+    assert returned == {0, 1}
 
 
 def longest_wait_of_a_decode(scheduler: EngineScheduler) -> int:
