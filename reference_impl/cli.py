@@ -2,7 +2,8 @@
 
 Owns: exit codes, and the arguments and printing of the subcommands about memory alone; those that simulate are in
 `sim/command.py`. Every subcommand is a thin call into the package that does the work.
-Exit code 0: done; 1: not done, with the reason in one line on standard error; 2: the command line itself was wrong.
+Exit code 0: done; 1: not done, with the reason in one line on standard error; 2: the command line itself was wrong;
+130: interrupted from the keyboard.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pathlib import Path
 
 from reference_impl.bench import command as bench
 from reference_impl.sim import command as sim
+from reference_impl.subcommands import check_output
 
 PARADOX_SEED = 0
 
@@ -23,10 +25,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one subcommand; returns the exit code."""
     args = _parser().parse_args(argv)
     try:
+        if getattr(args, "seed", 0) < 0:
+            raise ValueError(f"--seed must be at least 0, got {args.seed}")
         return int(args.run(args))
     except (ValueError, OSError) as error:
         print(f"engine {args.command}: {error}", file=sys.stderr)
         return 1
+    except MemoryError:
+        print(f"engine {args.command}: this machine has too little memory for so large a pool", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"engine {args.command}: interrupted", file=sys.stderr)
+        return 130
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -65,7 +75,8 @@ def _paradox(args: argparse.Namespace) -> int:
 
     found = paradox(args.seed, args.capacity, args.load, args.workload, args.requests)
     if found is None:
-        print(f"no refusal with more than half of the memory free in {args.requests:,} requests; try a higher --load")
+        said = f"no refusal with more than half of the memory free in {args.requests:,} requests; try a higher --load"
+        print(f"engine paradox: {said}", file=sys.stderr)
         return 1
     print(found)
     return 0
@@ -84,6 +95,10 @@ def _memory_table(args: argparse.Namespace) -> int:
     from reference_impl.memory.occupancy import PUBLISHED_HELD, memory_table
     from reference_impl.memory.policies import Sizes
 
+    for option, value, least in (("--requests", args.requests, 1), ("--warm-up", args.warm_up, 0)):
+        if value < least:
+            raise ValueError(f"{option} must be at least {least}, got {value}")
+    check_output("--json", args.json)
     source = workload(args.workload)
     pairs = zip(source.prompt_tokens.tolist(), source.output_tokens.tolist(), strict=True)
     longest_prompt = args.max_length if args.max_prompt is None else args.max_prompt
@@ -93,9 +108,8 @@ def _memory_table(args: argparse.Namespace) -> int:
         if 1 <= prompt <= longest_prompt and new >= 1 and prompt + new <= args.max_length
     ][: args.requests]
     table = memory_table(Sizes(capacity=args.capacity, max_length=args.max_length), rows, warm_up=args.warm_up)
-    print(
-        f"{source.description}; {len(rows):,} requests of at most {args.max_length:,} tokens, {args.capacity:,} slots"
-    )
+    print(source.description)
+    print(f"{len(rows):,} requests of at most {args.max_length:,} tokens, {args.capacity:,} slots")
     print(f"{'policy':12} {'holds tokens':>12} {'paper':>7} {'running':>8} {'preempted':>9}")
     for row in table:
         paper = f"{PUBLISHED_HELD[row.policy]:.1%}"

@@ -30,8 +30,11 @@ if TYPE_CHECKING:
 Row = tuple[float, int, int]
 """Arrival in seconds (of any clock), prompt tokens, output tokens."""
 
-_MOST_TOKENS = 2**63 - 1
-"""What the arrays can hold."""
+_MOST_TOKENS = 2**40
+"""Far above any model's context, and so few that the sums over a trace fit into the arrays' 64 bits."""
+
+_MOST_SHOWN = 200
+"""Characters of a file that an error message repeats."""
 
 HASHED_TOKENS = 512
 """Tokens of one block of a Mooncake trace, for which it has one hash."""
@@ -65,10 +68,11 @@ class Workload:
     @property
     def description(self) -> str:
         """One sentence that a page can print under a figure: what this is and where it comes from."""
+        count = "1 request" if len(self) == 1 else f"{len(self):,} requests"
         if self.is_real:
-            return f"{self.title}: the recorded trace, {len(self):,} requests. Source: {self.source}; {self.licence}."
+            return f"{self.title}: the recorded trace, {count}. Source: {self.source}; {self.licence}."
         return (
-            f"{self.title}: a seeded sample of {len(self):,} requests with the published quantiles, "
+            f"{self.title}: a seeded sample of {count} with the published quantiles, "
             f"because the recorded trace is not on this machine. Quantiles from: {self.source}."
         )
 
@@ -123,12 +127,12 @@ def load_azure(path: Path, name: str) -> Workload:
     """An Azure LLM inference trace of 2023: CSV with TIMESTAMP, ContextTokens, GeneratedTokens."""
 
     def row(line: dict[str, str]) -> Row:
-        # Seven digits of a second in the file, six in datetime.
-        moment = datetime.fromisoformat(line["TIMESTAMP"][:26])
+        # Seven digits of a second in the file, six in datetime, which leaves the last one out.
+        moment = datetime.fromisoformat(line["TIMESTAMP"])
         if moment.tzinfo is None:
             # The zone of this machine would move requests by an hour wherever its summer time begins or ends.
             moment = moment.replace(tzinfo=UTC)
-        return moment.timestamp(), int(line["ContextTokens"]), int(line["GeneratedTokens"])
+        return moment.timestamp(), _count(line["ContextTokens"]), _count(line["GeneratedTokens"])
 
     return _from_rows(name, path, _csv_rows(path, _AZURE_COLUMNS, row))
 
@@ -137,7 +141,7 @@ def load_sharegpt(path: Path, name: str = "sharegpt_8k") -> Workload:
     """ShareGPT lengths: CSV with num_prefill_tokens and num_decode_tokens; no clock, so all arrive at 0 s."""
 
     def row(line: dict[str, str]) -> Row:
-        return 0.0, int(line["num_prefill_tokens"]), int(line["num_decode_tokens"])
+        return 0.0, _count(line["num_prefill_tokens"]), _count(line["num_decode_tokens"])
 
     return _from_rows(name, path, _csv_rows(path, _SHAREGPT_COLUMNS, row))
 
@@ -153,7 +157,8 @@ def load_mooncake(path: Path, name: str = "mooncake_conversation") -> Workload:
         for number, line in enumerate(_lines(path), start=1):
             try:
                 entry = json.loads(line)
-                made = (entry["timestamp"] / 1000, int(entry["input_length"]), int(entry["output_length"]))
+                arrival_s = _number(entry, "timestamp") / 1000
+                made = arrival_s, _whole(entry, "input_length"), _whole(entry, "output_length")
             except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
                 raise ValueError(f"{path}, line {number}: not a request of a Mooncake trace ({error!r})") from None
             hashes.add(number, made[1], entry.get("hash_ids"))
@@ -161,6 +166,29 @@ def load_mooncake(path: Path, name: str = "mooncake_conversation") -> Workload:
 
     read = _from_rows(name, path, rows())
     return replace(read, prefix_hashes=hashes.as_arrays())
+
+
+def _count(text: str) -> int:
+    """A number of tokens in a CSV. Raises: ValueError unless it is written in digits; `int` takes 1_000 for 1000."""
+    if "_" in text:
+        raise ValueError(f"{text!r} is no whole number")
+    return int(text)
+
+
+def _number(entry: dict[str, object], name: str) -> float:
+    """A number in a line of JSON. Raises: KeyError without it, ValueError on text, true, null or a list."""
+    value = entry[name]
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError(f"{name} is {value!r:.{_MOST_SHOWN}}")
+    return value
+
+
+def _whole(entry: dict[str, object], name: str) -> int:
+    """A whole number in a line of JSON. Raises: as `_number`, and ValueError on a fraction."""
+    value = _number(entry, name)
+    if value != int(value):
+        raise ValueError(f"{name} is {value}, no whole number")
+    return int(value)
 
 
 class _Hashes:
@@ -221,7 +249,8 @@ def load(path: Path) -> Workload:
     likeness = [len(columns.intersection(known)) for known, _ in formats]
     if not any(likeness):
         known = "; ".join(", ".join(names) for names, _ in formats)
-        raise ValueError(f"{path}, line 1: no trace known here; its columns are {sorted(columns)}, known are {known}")
+        shown = f"{sorted(columns)!s:.{_MOST_SHOWN}}"
+        raise ValueError(f"{path}, line 1: no trace known here; its columns are {shown}, known are {known}")
     return formats[likeness.index(max(likeness))][1](path, path.stem)
 
 
@@ -247,7 +276,15 @@ def _csv_rows(path: Path, columns: tuple[str, ...], row: Callable[[dict[str, str
         missing = [column for column in columns if column not in (table.fieldnames or [])]
         if missing:
             raise ValueError(f"{path}, line 1: no column {missing[0]!r}; the columns are {table.fieldnames}")
+        header = list(table.fieldnames or [])
+        twice = [column for column in columns if header.count(column) > 1]
+        if twice:
+            raise ValueError(f"{path}, line 1: the column {twice[0]!r} stands there {header.count(twice[0])} times")
         for line in table:
+            # The table puts what is too many under None, and None where there is too little.
+            if None in line or None in line.values():
+                found = len(header) + len(line.get(None, ())) - sum(value is None for value in line.values())
+                raise ValueError(f"{path}, line {table.line_num}: {found} fields under {len(header)} columns")
             try:
                 made = row(line)
             except (ValueError, TypeError) as error:
@@ -261,7 +298,8 @@ def _csv_rows(path: Path, columns: tuple[str, ...], row: Callable[[dict[str, str
 def _lines(path: Path) -> Iterator[str]:
     """The lines of a text file with their ends. Raises: ValueError with file and line where the bytes are not UTF-8."""
     # Files are decoded in pieces larger than a line, so the decoder alone could not say which line was wrong.
-    with path.open(encoding="utf-8", errors="surrogateescape", newline="") as lines:
+    # Spreadsheets put a byte order mark in front, which "utf-8-sig" takes away.
+    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as lines:
         for number, line in enumerate(lines, start=1):
             try:
                 line.encode("utf-8")

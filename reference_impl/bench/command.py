@@ -20,7 +20,7 @@ from typing import Any
 
 from reference_impl.bench.cases import CASES, RATIOS, Case, NotHere
 from reference_impl.bench.record import check_record, lean, table
-from reference_impl.subcommands import Commands
+from reference_impl.subcommands import Commands, check_output
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
@@ -43,6 +43,7 @@ def _bench(args: argparse.Namespace) -> int:
     if not names:
         print(f"no case has {args.only!r} in its name; there are {'; '.join(CASES)}", file=sys.stderr)
         return 1
+    check_output("--json", args.json)
     record = measure(names)
     if record is None:
         return 1
@@ -61,7 +62,7 @@ def _bench(args: argparse.Namespace) -> int:
 
 
 def measure(names: Sequence[str]) -> dict[str, Any] | None:
-    """The record of these cases, or None if pytest failed, which it has said why."""
+    """The record of these cases, or None if there is none, and why was printed."""
     skipped = {}
     for name in names:
         try:
@@ -70,6 +71,10 @@ def measure(names: Sequence[str]) -> dict[str, Any] | None:
         except NotHere as reason:
             skipped[name] = str(reason)
     chosen = [name for name in names if name not in skipped]
+    if not chosen:
+        # Without a name pytest would run everything that it finds.
+        print("\n".join(f"{name}: skipped, {why}" for name, why in skipped.items()), file=sys.stderr)
+        return None
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.json"
         command = [sys.executable, "-m", "pytest", *(f"{HERE / 'memory.py'}::bench_memory[{name}]" for name in chosen)]

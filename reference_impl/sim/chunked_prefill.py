@@ -83,7 +83,7 @@ def report() -> str:
 
 
 _DIFFERENCES = (
-    "What agrees: whole, the stall grows with the square of the prompt; in chunks it is that of one step. "
+    "What agrees: whole, the stall grows faster than the prompt; in chunks it is that of one step. "
     "What differs: a chunk costs that engine more overhead than the model has, so that a short prompt loses less here "
     "by being cut. None of these figures was used to fit the model."
 )

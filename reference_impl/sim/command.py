@@ -8,24 +8,30 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import math
+import shutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from reference_impl.subcommands import Commands
+from reference_impl.subcommands import Commands, check_output
 
 if TYPE_CHECKING:
     from reference_impl.sim.compare import Traffic
     from reference_impl.sim.cost import CostModel
+    from reference_impl.sim.report import Run
     from reference_impl.sim.setup import Setup
 
 _SIMULATE = """Replay a trace through one or more allocators and compare them. FILE.py:Class stands for a class of your
 own with the contract of lab 3 (--allocator) or lab 6 (--scheduler). It is loaded and run in this process, with all that
-this process may do: run only code that you trust."""
+this process may do: run only code that you trust. Columns: good/s, requests a second within the targets; held, the
+share of KV memory that holds tokens; run and most, requests at once, in the mean and at most; preempt, preemptions;
+recomp, tokens computed again after one; hit, the share of prompt tokens found in the prefix cache."""
 
 
 _PICTURES = (".png", ".svg", ".pdf")
+_MOST_GIB = 1e6
+_WIDE = 1_000
+_DEFAULT_STEP_TOKENS = 2_048
 
 
 def add_parsers(commands: Commands) -> None:
@@ -84,10 +90,15 @@ def _add_simulate(commands: Commands) -> None:
     memory.add_argument("--kv-gib", type=float, metavar="X", help="KV memory in GiB")
     option("--block-size", type=int, default=16, metavar="TOKENS", help="default: %(default)s")
     option("--max-running", type=int, default=256, metavar="N", help="requests at once, at most (default: %(default)s)")
-    option("--max-tokens-per-step", type=int, default=2_048, metavar="N", help="for continuous (default: %(default)s)")
+    option(
+        "--max-tokens-per-step",
+        type=int,
+        metavar="N",
+        help=f"for continuous and FILE.py:Class (default: {_DEFAULT_STEP_TOKENS})",
+    )
     option("--watermark", type=float, default=0.0, metavar="SHARE", help="blocks kept free at admission (paged)")
     option("--prefix-cache", default="none", metavar="NAME", help="none, hash or radix (paged)")
-    option("--eviction", default="lru", metavar="NAME", help="lru, lfu, fifo or slru (paged)")
+    option("--eviction", metavar="NAME", help="of the prefix cache: lru (default), lfu, fifo or slru")
     option(
         "--recovery",
         default="recompute",
@@ -113,7 +124,7 @@ def _add_simulate(commands: Commands) -> None:
 def _simulate(args: argparse.Namespace) -> int:
     from reference_impl.sim.compare import compare, cost_model, refusals
     from reference_impl.sim.metrics import Targets
-    from reference_impl.sim.report import aligned, as_json, table, write_json
+    from reference_impl.sim.report import as_json, folded, table, write_json
     from reference_impl.sim.show import Watcher
     from reference_impl.sim.simulator import Settings
 
@@ -122,18 +133,21 @@ def _simulate(args: argparse.Namespace) -> int:
     cost = cost_model(args.model, args.device)
     kv_tokens = _kv_tokens(args, cost)
     setups = [_setup(args, name, kv_tokens, traffic) for name in args.allocator or ["paged"]]
-    _check_used(setups, traffic)
+    _check_used(args, setups, traffic)
     targets = Targets(args.ttft_target, args.tpot_target)
     keeps = any(setup.effective().prefix_cache != "none" for setup in setups)
     settings = Settings(args.concurrency, targets, keep_contents=keeps)
     with Watcher(traffic.requests, sys.stderr) as watcher:
         runs = compare(setups, traffic, cost, settings, watcher.progress_of)
     print(f"{traffic.workload.description}")
+    kv_tokens = setups[0].effective().kv_tokens
     print(
         f"{traffic.requests:,} requests; {args.model} on {args.device} ({kv_tokens:,} tokens of KV, "
-        f"{kv_tokens * cost.model.kv_bytes_per_token / 2**30:.1f} GiB), scheduler {args.scheduler}"
+        f"{kv_tokens * cost.model.kv_bytes_per_token / 2**30:.1f} GiB), scheduler {_schedulers(runs)}"
     )
-    print(aligned(table(runs)))
+    print(_remark(kv_tokens, cost), end="")
+    # Where there is no terminal a line may be as long as it likes.
+    print(folded(table(runs), shutil.get_terminal_size((_WIDE, 24)).columns))
     for run in runs:
         if run.metrics.refused:
             print(f"{run.allocator}: refused at the door: {refusals(run.metrics)}")
@@ -147,27 +161,51 @@ def _simulate(args: argparse.Namespace) -> int:
     return 0
 
 
+def _remark(kv_tokens: int, cost: CostModel) -> str:
+    """A line about memory that the device does not have; empty if it has it."""
+    try:
+        room = cost.model.kv_tokens_on(cost.device)
+    except ValueError as error:
+        return f"note: {error}\n"
+    if kv_tokens <= room:
+        return ""
+    return f"note: more than {cost.device.name} has, {room:,} tokens beside the weights\n"
+
+
+def _schedulers(runs: list[Run]) -> str:
+    """Under which scheduler the rows ran: padded rows have one of their own."""
+    names = {run.allocator: str(run.config["scheduler"]) for run in runs}
+    if len(set(names.values())) == 1:
+        return next(iter(names.values()))
+    others = next(name for allocator, name in names.items() if allocator != "padded")
+    return f"{others} ({names['padded']} for padded)"
+
+
 def _kv_tokens(args: argparse.Namespace, cost: CostModel) -> int:
     if args.kv_gib is not None:
-        if not 0 < args.kv_gib < math.inf:
-            raise ValueError(f"--kv-gib must be above 0, got {args.kv_gib}")
+        if not 0 < args.kv_gib < _MOST_GIB:
+            raise ValueError(f"--kv-gib must be above 0 and below {_MOST_GIB:g}, got {args.kv_gib}")
         return int(args.kv_gib * 2**30 / cost.model.kv_bytes_per_token)
     return cost.model.kv_tokens_on(cost.device) if args.kv_tokens is None else int(args.kv_tokens)
 
 
 def _check_outputs(args: argparse.Namespace) -> None:
-    """What can be known of the files to write before minutes are spent. Raises: ValueError naming the option."""
-    for option, path in (("--json", args.json), ("--plot", args.plot)):
-        if path is not None and not path.absolute().parent.is_dir():
-            raise ValueError(f"{option} {path}: there is no such folder")
+    """What can be known of the files to write. Raises: ValueError naming the option."""
+    check_output("--json", args.json)
+    check_output("--plot", args.plot)
     if args.plot is not None and args.plot.suffix not in _PICTURES:
         raise ValueError(f"--plot {args.plot}: its ending must be one of {', '.join(_PICTURES)}")
     if args.plot is not None and importlib.util.find_spec("matplotlib") is None:
         raise ValueError("--plot needs matplotlib, which is not installed")
 
 
-def _check_used(setups: list[Setup], traffic: Traffic) -> None:
+def _check_used(args: argparse.Namespace, setups: list[Setup], traffic: Traffic) -> None:
     """No option is taken and then ignored. Raises: ValueError naming the option that no row has a use for."""
+    from reference_impl.sim.plugin import is_plugin
+
+    schedulers = {setup.effective().scheduler for setup in setups}
+    if args.max_tokens_per_step is not None and not any(name == "continuous" or is_plugin(name) for name in schedulers):
+        raise ValueError(f"--max-tokens-per-step has no effect under {', '.join(sorted(schedulers))}")
     for option, setting, none in (
         ("--watermark", "watermark", 0.0),
         ("--prefix-cache", "prefix_cache", "none"),
@@ -178,6 +216,8 @@ def _check_used(setups: list[Setup], traffic: Traffic) -> None:
             rows = ", ".join(f"{setup.allocator} under {setup.effective().scheduler}" for setup in setups)
             raise ValueError(f"{option} has no effect on {rows}")
     finds = any(setup.effective().prefix_cache != "none" for setup in setups)
+    if args.eviction is not None and not finds:
+        raise ValueError("--eviction has no effect without --prefix-cache")
     if finds and traffic.workload.prefix_hashes is None:
         raise ValueError(f"--prefix-cache: {traffic.workload.name} has no prefix hashes, nothing could be found again")
 
@@ -206,10 +246,10 @@ def _setup(args: argparse.Namespace, allocator: str, kv_tokens: int, traffic: Tr
         max_length=traffic.limits.max_length,
         block_size=args.block_size,
         max_running=args.max_running,
-        max_tokens_per_step=args.max_tokens_per_step,
+        max_tokens_per_step=_DEFAULT_STEP_TOKENS if args.max_tokens_per_step is None else args.max_tokens_per_step,
         watermark=args.watermark,
         prefix_cache=args.prefix_cache,
-        eviction=args.eviction,
+        eviction="lru" if args.eviction is None else args.eviction,
         recovery=args.recovery,
     )
 

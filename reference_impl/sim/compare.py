@@ -9,18 +9,23 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from labkit.calibration import CALIBRATIONS
 from labkit.workloads import Workload, load, workload
+from reference_impl.sched.surface import EngineScheduler
 from reference_impl.sim.arrivals import Arrival, Limits, faster, limits_of, poisson, recorded
 from reference_impl.sim.cost import CostModel
 from reference_impl.sim.device import DEVICES, MODELS
 from reference_impl.sim.metrics import Metrics
-from reference_impl.sim.plugin import is_plugin
+from reference_impl.sim.plugin import PluginError, is_plugin, shown
 from reference_impl.sim.report import Run
 from reference_impl.sim.setup import Setup, build
 from reference_impl.sim.simulator import Progress, Settings, SimulationError, simulate
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -89,25 +94,45 @@ def compare(
 
     Raises: ValueError in one line on whatever a row cannot do, also on an error inside a class from a file.
     """
-    return [_run(setup, traffic, cost, settings, progress_of(setup.allocator)) for setup in setups]
+    # All are made before the first one runs: what cannot be made is known before minutes are spent.
+    schedulers = [_blaming(setup, partial(build, setup, cost)) for setup in setups]
+    return [
+        _run(setup, scheduler, traffic, cost, settings, progress_of(shown(setup.allocator)))
+        for setup, scheduler in zip(setups, schedulers, strict=True)
+    ]
 
 
-def _run(setup: Setup, traffic: Traffic, cost: CostModel, settings: Settings, progress: Progress | None) -> Run:
-    started = time.perf_counter()
+def _run(
+    setup: Setup,
+    scheduler: EngineScheduler,
+    traffic: Traffic,
+    cost: CostModel,
+    settings: Settings,
+    progress: Progress | None,
+) -> Run:
+    started, name = time.perf_counter(), shown(setup.allocator)
+    replay = partial(simulate, traffic.arrivals(), scheduler, cost, settings)
+    metrics = _blaming(setup, partial(replay, block_tokens=setup.block_size, progress=progress))
+    if not metrics.completed:
+        raise ValueError(f"{name}: not one of {traffic.requests:,} requests could run: {refusals(metrics)}")
+    effective = setup.effective()
+    config = asdict(effective) | {"allocator": name, "scheduler": shown(effective.scheduler)}
+    return Run(name, config, metrics, time.perf_counter() - started)
+
+
+def _blaming(setup: Setup, act: Callable[[], T]) -> T:
+    """What `act` returns. Raises: ValueError, naming the row, on what its classes did, an exit of theirs too."""
     try:
-        metrics = simulate(
-            traffic.arrivals(), build(setup, cost), cost, settings, block_tokens=setup.block_size, progress=progress
-        )
+        return act()
+    except PluginError:
+        raise
     except SimulationError as error:
-        raise ValueError(f"{setup.allocator}: {error}") from error
-    except Exception as error:
+        raise ValueError(f"{shown(setup.allocator)}: {error}") from error
+    except (Exception, SystemExit) as error:
         said = _blamed(error, setup)
         if said is None:
             raise
         raise ValueError(said) from error
-    if not metrics.completed:
-        raise ValueError(f"{setup.allocator}: not one of {traffic.requests:,} requests could run: {refusals(metrics)}")
-    return Run(setup.allocator, asdict(setup.effective()), metrics, time.perf_counter() - started)
 
 
 def refusals(metrics: Metrics) -> str:
@@ -116,7 +141,7 @@ def refusals(metrics: Metrics) -> str:
     return counts + (f" (the first: {metrics.first_refused})" if metrics.first_refused else "")
 
 
-def _blamed(error: Exception, setup: Setup) -> str | None:
+def _blamed(error: BaseException, setup: Setup) -> str | None:
     """One line about an error that a class from a file raised or provoked; None if no such class took part."""
     places = [name for name in (setup.allocator, setup.scheduler) if is_plugin(name)]
     if not places:
@@ -126,6 +151,6 @@ def _blamed(error: Exception, setup: Setup) -> str | None:
     for place in places:
         path = Path(place.rpartition(":")[0])
         for frame in reversed(frames):
-            if Path(frame.filename).name == path.name:
+            if Path(frame.filename).resolve() == path.resolve():
                 return f"{path}, line {frame.lineno}: {type(error).__name__}: {text}"
     return f"{', '.join(places)}: {type(error).__name__}: {text}"

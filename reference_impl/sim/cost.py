@@ -4,7 +4,7 @@
     memory      weights once a step, keys and values read and written, copies; over the bandwidth that is reached
     linear      FLOPs of the linear layers and, once a request, of the output projection; over the rate reached
     attention   FLOPs of scores and weighted sums; over the rate reached
-    link        bytes swapped over the link's peak, and a fixed time for each block copied
+    link        bytes swapped over the link's peak, and a fixed time for each block swapped
 
 Owns: the terms and their sum. Knows nothing of requests or queues. The terms are added: memory and compute are taken
 not to overlap. That is right where one of them rules, as in decoding (memory) and in a long prefill (compute), and at

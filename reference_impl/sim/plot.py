@@ -46,14 +46,16 @@ def draw(report: dict[str, Any], path: Path) -> None:
     across = min(len(runs), _MOST_ACROSS)
     down = -(-len(runs) // across)
     with mpl.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
-        figure = Figure(figsize=(3.6 * max(across, 2) + 0.6, 2.3 * down + 3.6), layout="constrained")
-        parts = figure.subfigures(2, 1, height_ratios=(2.3 * down + 0.5, 2.9), squeeze=False)
+        figure = Figure(figsize=(3.6 * max(across, 2) + 0.6, 2.3 * down + 3.9), layout="constrained")
+        parts = figure.subfigures(2, 1, height_ratios=(2.3 * down + 0.5, 3.2), squeeze=False)
         memory, lines = parts[0, 0], parts[1, 0]
         memory.suptitle(_title(report), fontsize=10, x=0.01, ha="left")
         grid = memory.subplots(down, across, squeeze=False, sharey=True)
         axes = list(grid.flat)
         for axis, run in zip(axes, runs, strict=False):
             _memory(axis, run)
+            # One scale of time for all: who is done sooner is seen to be.
+            axis.set_xlim(0, max(run["metrics"]["duration_s"] for run in runs))
         for axis in axes[len(runs) :]:
             axis.set_axis_off()
         for axis in grid[:, 0]:
@@ -68,7 +70,10 @@ def draw(report: dict[str, Any], path: Path) -> None:
         _requests(running, runs, "running", "requests that run")
         _requests(waiting, runs, "waiting", "requests that wait")
         _first_token(first, runs)
-        first.legend(frameon=False, fontsize=8)
+        handles, labels = running.get_legend_handles_labels()
+        lines.legend(
+            handles, labels, loc="outside lower center", ncols=min(len(runs), 2 * across), frameon=False, fontsize=8
+        )
         try:
             figure.savefig(path, dpi=160)
         except ValueError as error:
@@ -90,16 +95,15 @@ def _memory(axis: Axes, run: dict[str, Any]) -> None:
     labels = [name for _, name in _COLUMNS.values()]
     axis.stackplot(series["time_s"], [series[column] for column in _COLUMNS], colors=colours, labels=labels, lw=0)
     held = run["metrics"]["mean_over_time"]["held"]
-    axis.set_title(f"{_short(run)}: {held:.0%} of it holds tokens", fontsize=9, loc="left")
+    axis.set_title(f"{_short(run)}: {held:.0%} holds tokens", fontsize=9, loc="left")
     axis.set_ylim(0, 1)
-    axis.margins(x=0)
 
 
 def _requests(axis: Axes, runs: list[dict[str, Any]], column: str, title: str) -> None:
     for place, run in enumerate(runs):
         colour, dash = _LINES[place % len(_LINES)]
         series = _thinned(run["series"])
-        axis.plot(series["time_s"], series[column], color=colour, linestyle=dash, lw=1.2)
+        axis.plot(series["time_s"], series[column], color=colour, linestyle=dash, lw=1.2, label=_short(run))
     axis.set_ylim(bottom=0)
     axis.margins(x=0)
     axis.set_title(title, fontsize=9, loc="left")
@@ -129,7 +133,7 @@ def _first_token(axis: Axes, runs: list[dict[str, Any]]) -> None:
         counts = list(accumulate(count for _, count in buckets))
         values = [max(value, 1e-4) for value, _ in buckets]
         shares = [count / counts[-1] for count in counts]
-        axis.step(values, shares, where="post", color=colour, linestyle=dash, lw=1.3, label=_short(run))
+        axis.step(values, shares, where="post", color=colour, linestyle=dash, lw=1.3)
     axis.set_xscale("log")
     axis.set_ylim(0, 1.02)
     axis.set_title("share with a first token by then", fontsize=9, loc="left")

@@ -9,10 +9,15 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+import zlib
 from pathlib import Path
 from typing import Any
 
 _MODULE = "_engine_plugin_"
+
+
+class PluginError(ValueError):
+    """A file or class that cannot be used, in one line that names it."""
 
 
 def is_plugin(name: str) -> bool:
@@ -20,25 +25,30 @@ def is_plugin(name: str) -> bool:
     return ".py" in name or "/" in name
 
 
+def shown(name: str) -> str:
+    """A name on the command line as reports have it: of a file without its folders, which are this machine's affair."""
+    return name.rpartition("/")[2] if is_plugin(name) else name
+
+
 def load_class(place: str, contract: type) -> type[Any]:
     """The class in `FILE.py:Class`, with every public method of `contract`.
 
-    Raises: ValueError in one line: no such file, an error while it ran, no such class, or a method missing.
+    Raises: PluginError: no such file, an error while it ran, no such class, or a method missing.
     """
     path_text, colon, name = place.rpartition(":")
     if not colon or not name or not path_text.endswith(".py"):
-        raise ValueError(f"{place}: write the file and the class as FILE.py:Class")
+        raise PluginError(f"{place}: write the file and the class as FILE.py:Class")
     path = Path(path_text)
     if not path.is_file():
-        raise ValueError(f"{path}: no such file")
+        raise PluginError(f"{path}: no such file")
     found = getattr(_run(path), name, None)
     if found is None:
-        raise ValueError(f"{path}: no class {name!r} in it")
+        raise PluginError(f"{path}: no class {name!r} in it")
     if not isinstance(found, type):
-        raise ValueError(f"{path}: {name!r} is no class")
+        raise PluginError(f"{path}: {name!r} is no class")
     missing = [method for method in contract_methods(contract) if not callable(getattr(found, method, None))]
     if missing:
-        raise ValueError(f"{path}: class {name} lacks {', '.join(missing)} of the contract {contract.__name__}")
+        raise PluginError(f"{path}: class {name} lacks {', '.join(missing)} of the contract {contract.__name__}")
     return found
 
 
@@ -49,10 +59,11 @@ def contract_methods(contract: type) -> list[str]:
 
 def _run(path: Path) -> Any:
     # Its own name in sys.modules, because dataclasses and pickles look their module up there.
-    name = _MODULE + path.stem
+    # Two files of one name in different folders are two modules.
+    name = f"{_MODULE}{path.stem}_{zlib.crc32(str(path.resolve()).encode()):08x}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
-        raise ValueError(f"{path}: cannot be loaded as Python")
+        raise PluginError(f"{path}: cannot be loaded as Python")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:
@@ -60,5 +71,5 @@ def _run(path: Path) -> Any:
     except (Exception, SystemExit) as error:
         del sys.modules[name]
         text = str(error).splitlines()[0] if str(error) else "no message"
-        raise ValueError(f"{path}: {type(error).__name__} while it ran: {text}") from None
+        raise PluginError(f"{path}: {type(error).__name__} while it ran: {text}") from None
     return module

@@ -8,7 +8,8 @@ how a run was made. The file's fields:
     trace       name, description, is_real (recorded or sampled), requests
     traffic     when requests came, what they were allowed, the latencies that were aimed at
     device, model, rates    what the cost model was made from
-    runs        for each allocator: config, metrics (as `Metrics.summary`), series (columns over time),
+    runs        for each allocator: allocator, config, took_s (of the simulation itself, in real time; all else is
+                the same whenever the same command runs), metrics (as `Metrics.summary`), series (columns over time),
                 distributions (latency -> [value in s, count] pairs)
 """
 
@@ -135,6 +136,32 @@ def _row(run: Run) -> tuple[str, ...]:
         f"{metrics.reused_tokens / metrics.prompt_tokens:.1%}" if metrics.prompt_tokens else "-",
         f"{metrics.refused.total():,}",
     )
+
+
+def folded(rows: Sequence[Sequence[str]], width: int) -> str:
+    """As `aligned`, in as few tables one under the other as keep within `width` characters, all about as wide.
+
+    Each has the first column, and at least one more, however wide.
+    """
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    width = min(width, sum(widths) + 2 * len(widths))
+    parts = _parts(widths, width)
+    while len(narrower := _parts(widths, width - 1)) == len(parts) and width > 0:
+        parts, width = narrower, width - 1
+    return "\n\n".join(aligned([[row[column] for column in part] for row in rows]) for part in parts)
+
+
+def _parts(widths: Sequence[int], width: int) -> list[list[int]]:
+    """The columns of each table, filled from the left."""
+    parts: list[list[int]] = [[0]]
+    used = widths[0]
+    for column in range(1, len(widths)):
+        if used + 2 + widths[column] > width and len(parts[-1]) > 1:
+            parts.append([0])
+            used = widths[0]
+        parts[-1].append(column)
+        used += 2 + widths[column]
+    return parts
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> str:

@@ -177,4 +177,4 @@ def _student_scheduler(setup: Setup) -> EngineScheduler:
         raise ValueError(f"a scheduler from a file counts blocks of its own: it goes with paged, not {setup.allocator}")
     made_by = load_class(setup.scheduler, SchedulerContract)
     sizes = (setup.num_blocks, setup.block_size, setup.max_tokens_per_step, setup.max_running)
-    return ContractScheduler(made_by(*sizes), *sizes)
+    return ContractScheduler(made_by(*sizes), *sizes, max_request_tokens=setup.max_length)

@@ -28,7 +28,10 @@ from reference_impl.sim.work import StepWork, work_of
 
 NOTHING_ASKED = "asks for no token"
 ACCOUNT_EVERY = 16
-"""Steps from one look at the memory to the next; a look stands for all of them, because it takes O(requests)."""
+"""Steps from one look at the memory to the next; a look stands for all of them, because it takes O(requests). Whoever
+starts, stops or ends to run brings one of its own: a prompt's step may take longer than a hundred decodes, and who runs
+is exact. What lies between two looks is the growth of those who run, by a token a step each.
+"""
 
 Progress = Callable[[int, float], None]
 """(requests over, clock in seconds), now and then."""
@@ -211,7 +214,8 @@ class _Run:
         metrics, running = self.metrics, self._scheduler.num_running
         metrics.busy_s += seconds
         metrics.most_running = max(metrics.most_running, running)
-        if self._until_sample == 0:
+        changed = plan.admitted or plan.preempted or plan.swapped_out or plan.swapped_in
+        if changed or self._until_sample == 0:
             self._take_sample(plan.refused, running)
             self._until_sample = self._settings.account_every
         self._until_sample -= 1
@@ -260,6 +264,8 @@ class _Run:
         return finished, sampled
 
     def _leave(self, finished: set[int]) -> None:
+        if finished:
+            self._until_sample = 0
         for number in finished:
             live = self._live.pop(number)
             arrival_s = live.arrival_s

@@ -117,6 +117,13 @@ def test_an_unknown_name_lists_the_known_ones() -> None:
         ("TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 18:00:00.0,5\n", "line 2"),
         ("TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 18:00:00.0,0,6\n", "line 2: 0 prompt tokens"),
         ("TIMESTAMP,ContextTokens,GeneratedTokens\n", "no requests"),
+        ("TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 18:00:00.0,1,024,6\n", "line 2: 4 fields under 3"),
+        ("TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 18:00:00.0,5\n", "line 2: 2 fields under 3"),
+        ("TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 18:00:00.0,1_0,6\n", "line 2: '1_0' is no whole"),
+        (
+            "TIMESTAMP,ContextTokens,GeneratedTokens,ContextTokens\n2023-11-16 18:00:00.0,5,6,7\n",
+            "line 1: the column 'ContextTokens' stands there 2 times",
+        ),
         (
             "TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 18:00:01.0,5,6\n2023-11-16 18:00:00.0,5,6\n",
             "line 3: arrives before",
@@ -177,6 +184,37 @@ def test_the_summer_time_of_this_machine_does_not_move_a_request(tmp_path: Path)
     assert load_azure(path, "azure_conv").arrival_s.tolist() == [0, 4 * 3600]
 
 
+def test_the_zone_of_a_moment_counts_however_many_digits_its_second_has(tmp_path: Path) -> None:
+    path = tmp_path / "trace.csv"
+    moments = ("2024-05-10 01:00:00.1234567+02:00", "2024-05-10 00:00:00.1234567+00:00", "2024-05-10 00:00:01.5")
+    path.write_bytes(HEADER + "".join(f"{moment},5,6\n" for moment in moments).encode())
+    assert load_azure(path, "azure_conv").arrival_s.tolist() == pytest.approx([0, 3600, 3601.376544])
+
+
+def test_a_byte_order_mark_is_no_part_of_a_column(tmp_path: Path) -> None:
+    path = tmp_path / "trace.csv"
+    path.write_bytes(b"\xef\xbb\xbf" + HEADER + REQUEST)
+    assert load(path).prompt_tokens.tolist() == [5]
+
+
+def test_the_lengths_of_the_longest_request_can_be_added_up(tmp_path: Path) -> None:
+    path = tmp_path / "trace.csv"
+    path.write_bytes(HEADER + b"2023-11-16 18:00:00.0,1099511627776,1099511627776\n")
+    trace = load(path)
+    assert int((trace.prompt_tokens + trace.output_tokens).max()) == 2**41
+    path.write_bytes(HEADER + b"2023-11-16 18:00:00.0,1099511627777,6\n")
+    with pytest.raises(ValueError, match="line 2: 1099511627777 prompt tokens"):
+        load(path)
+
+
+def test_an_error_repeats_only_the_beginning_of_a_file_that_is_one_long_line(tmp_path: Path) -> None:
+    path = tmp_path / "trace.csv"
+    path.write_text("[" * 100_000)
+    with pytest.raises(ValueError, match="no trace known here") as caught:
+        load(path)
+    assert len(str(caught.value)) < 1_000
+
+
 @pytest.mark.parametrize(
     "line",
     [
@@ -188,6 +226,10 @@ def test_the_summer_time_of_this_machine_does_not_move_a_request(tmp_path: Path)
         '{"timestamp": Infinity, "input_length": 5, "output_length": 6}',
         '{"timestamp": 0, "input_length": Infinity, "output_length": 6}',
         '{"timestamp": 0, "input_length": 1e30, "output_length": 6}',
+        '{"timestamp": 0, "input_length": "5", "output_length": 6}',
+        '{"timestamp": 0, "input_length": 5.5, "output_length": 6}',
+        '{"timestamp": 0, "input_length": 5, "output_length": true}',
+        '{"timestamp": "0", "input_length": 5, "output_length": 6}',
         "[" * 100_000,
     ],
 )

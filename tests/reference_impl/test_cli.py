@@ -28,7 +28,9 @@ def test_the_paradox_of_free_memory_is_one_command(capsys: pytest.CaptureFixture
 
 def test_without_a_paradox_it_says_so(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["paradox", "--requests", "2"]) == 1
-    assert "no refusal with more than half of the memory free in 2 requests" in capsys.readouterr().out
+    shown = capsys.readouterr()
+    assert "no refusal with more than half of the memory free in 2 requests" in shown.err
+    assert not shown.out
 
 
 def test_the_memory_table_has_the_order_of_the_paper(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -51,6 +53,14 @@ def test_the_memory_table_has_the_order_of_the_paper(tmp_path: Path, capsys: pyt
         (["paradox", "--workload", "nobody"], "'nobody'"),
         (["memory-table", "--workload", "nobody"], "no workload 'nobody'"),
         (["memory-table", "--requests", "1", "--warm-up", "9"], "nothing was measured"),
+        (["memory-table", "--requests", "-5"], "--requests must be at least 1, got -5"),
+        (["memory-table", "--warm-up", "-1"], "--warm-up must be at least 0, got -1"),
+        (
+            ["memory-table", "--json", "no/such/folder/out.json"],
+            "--json no/such/folder/out.json: there is no such folder",
+        ),
+        (["paradox", "--seed", "-1"], "--seed must be at least 0, got -1"),
+        (["bench", "memory", "--json", "."], "--json .: that is a folder"),
     ],
 )
 def test_bad_input_is_one_line_that_names_it(args: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:

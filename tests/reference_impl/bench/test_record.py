@@ -48,7 +48,7 @@ def test_every_kept_record_has_the_schema_and_names_no_host_user_or_path(path: P
 
 
 def test_there_is_a_kept_record() -> None:
-    assert (RESULTS / "memory.json").is_file(), "python -m reference_impl.bench memory"
+    assert (RESULTS / "memory.json").is_file(), "engine bench memory"
 
 
 def test_a_record_is_what_was_measured_and_nothing_of_the_host(record: dict[str, Any]) -> None:
@@ -151,3 +151,14 @@ def test_the_command_measures_prints_and_keeps(tmp_path: Path, capsys: pytest.Ca
     record = json.loads(kept.read_text(encoding="utf-8"))
     check_record(record)
     assert [row["name"] for row in record["benchmarks"]] == [GROW]
+
+
+def test_where_no_case_can_be_measured_nothing_else_is_run(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("P2P_TRACES", "none")
+    monkeypatch.setattr(
+        "reference_impl.bench.command.subprocess.run", lambda *args, **options: pytest.fail(f"{args} was run")
+    )
+    assert main(["bench", "memory", "--only", "Mooncake"]) == 1
+    assert "skipped, the recorded Mooncake trace is not on this machine" in capsys.readouterr().err

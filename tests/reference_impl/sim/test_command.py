@@ -174,6 +174,67 @@ def test_a_student_who_breaks_the_contract_is_told_in_one_line(
     assert f"mine.py, line {line}: AttributeError" in capsys.readouterr().err
 
 
+def test_a_students_scheduler_is_kept_from_requests_above_the_longest(tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text(SCHEDULER)
+    refused = []
+    for name in ("continuous", f"{path}:Mine"):
+        assert simulate("--scheduler", name, "--max-length", "1500", "--json", str(tmp_path / "out.json")) == 0
+        refused.append(json.loads((tmp_path / "out.json").read_text())["runs"][0]["metrics"]["refused"])
+    assert refused[0] == refused[1]
+    assert sum(refused[0].values()) > 0
+
+
+def test_a_report_names_a_students_file_without_its_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, out = tmp_path / "mine.py", tmp_path / "out.json"
+    path.write_text(SCHEDULER)
+    theirs = f"{SUBMISSIONS / 'correct' / 'stack_and_counter.py'}:BlockAllocator"
+    assert simulate("--allocator", theirs, "--json", str(out)) == 0
+    shown, kept = capsys.readouterr(), out.read_text()
+    assert simulate("--scheduler", f"{path}:Mine", "--json", str(out)) == 0
+    for text in (*shown, kept, *capsys.readouterr(), out.read_text()):
+        assert str(tmp_path) not in text
+        assert str(SUBMISSIONS) not in text
+    assert "stack_and_counter.py:BlockAllocator" in shown.out
+    assert json.loads(out.read_text())["runs"][0]["config"]["scheduler"] == "mine.py:Mine"
+
+
+@pytest.mark.parametrize("leaves", ["raise SystemExit", "raise SystemExit(0)", "import sys; sys.exit()"])
+def test_a_students_class_cannot_end_the_command_in_silence(
+    tmp_path: Path, leaves: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text(SCHEDULER.replace("        admitted = []\n", f"        {leaves}\n"))
+    assert simulate("--scheduler", f"{path}:Mine") == 1
+    assert "mine.py, line 16: SystemExit" in capsys.readouterr().err
+
+
+def test_a_run_can_be_interrupted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text(SCHEDULER.replace("        admitted = []\n", "        raise KeyboardInterrupt\n"))
+    assert simulate("--scheduler", f"{path}:Mine") == 130
+    assert capsys.readouterr().err == "engine simulate: interrupted\n"
+
+
+def test_a_file_with_the_name_of_one_of_ours_is_not_blamed_for_our_lines(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "contract.py"
+    path.write_text(SCHEDULER.replace("min(self.budget, self.now[1] - self.done)", "self.now[1]"))
+    assert simulate("--scheduler", f"{path}:Mine", "--max-tokens-per-step", "64") == 1
+    assert f"engine simulate: {path}:Mine: PlanError" in capsys.readouterr().err
+
+
+def test_what_cannot_be_loaded_is_known_before_any_row_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("reference_impl.sim.compare.simulate", lambda *args, **options: pytest.fail("it ran"))
+    path = tmp_path / "mine.py"
+    path.write_text("raise RuntimeError('not yet written')")
+    assert simulate("--allocator", "paged", "--allocator", f"{path}:Mine") == 1
+    assert capsys.readouterr().err == f"engine simulate: {path}: RuntimeError while it ran: not yet written\n"
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
@@ -217,6 +278,7 @@ def test_a_broken_trace_is_one_line_with_file_and_line(
         (["--device", "abacus"], "no device 'abacus'"),
         (["--prefix-cache", "magic"], "no prefix cache 'magic'"),
         (["--eviction", "magic"], "no eviction 'magic'"),
+        (["--eviction", ""], "no eviction ''"),
         (["--recovery", "magic"], "no recovery 'magic'"),
         (["--watermark", "1.5"], "watermark must be at least 0 and below 1, got 1.5"),
         (["--allocator", "nowhere.py:A"], "nowhere.py: no such file"),
@@ -225,6 +287,12 @@ def test_a_broken_trace_is_one_line_with_file_and_line(
         (["--prefix-cache", "hash"], "--prefix-cache: azure_conv has no prefix hashes, nothing could be found again"),
         (["--watermark", "0.1", "--allocator", "pow2"], "--watermark has no effect on pow2 under continuous"),
         (["--recovery", "swap", "--scheduler", "static"], "--recovery has no effect on paged under static"),
+        (["--eviction", "lfu"], "--eviction has no effect without --prefix-cache"),
+        (["--eviction", "lru", "--allocator", "pow2"], "--eviction has no effect without --prefix-cache"),
+        (["--max-tokens-per-step", "64", "--scheduler", "orca"], "--max-tokens-per-step has no effect under orca"),
+        (["--max-tokens-per-step", "64", "--allocator", "padded"], "--max-tokens-per-step has no effect under static"),
+        (["--seed", "-1"], "--seed must be at least 0, got -1"),
+        (["--json", "."], "--json .: that is a folder"),
         (["--json", "no/such/folder/out.json"], "--json no/such/folder/out.json: there is no such folder"),
         (["--plot", "out.magic"], "--plot out.magic: its ending must be one of .png, .svg, .pdf"),
     ],
@@ -235,10 +303,63 @@ def test_bad_input_is_one_line_that_names_it(args: list[str], words: str, capsys
     assert words in shown.splitlines()[-1]
 
 
-@pytest.mark.parametrize("gib", ["0", "-1", "inf", "nan"])
+@pytest.mark.parametrize("gib", ["0", "-1", "inf", "nan", "1e300"])
 def test_a_memory_of_no_size_is_refused(gib: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["simulate", "--trace", "azure_conv", "--kv-gib", gib]) == 1
     assert "--kv-gib must be above 0" in capsys.readouterr().err
+
+
+def test_a_pool_that_this_machine_cannot_hold_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert simulate("--kv-tokens", str(10**17)) == 1
+    assert capsys.readouterr().err == "engine simulate: this machine has too little memory for so large a pool\n"
+
+
+@pytest.mark.parametrize("allocators", [["padded"], ["paged", "padded"]])
+def test_the_scheduler_that_is_printed_is_the_one_that_ran(
+    allocators: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert simulate(*(text for name in allocators for text in ("--allocator", name)), "--scheduler", "orca") == 0
+    said = "static" if allocators == ["padded"] else "orca (static for padded)"
+    assert f"scheduler {said}\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+def test_the_table_keeps_within_the_terminal(
+    columns: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def rows() -> list[str]:
+        assert simulate("--allocator", "contiguous", "--allocator", "paged", "--kv-tokens", "65536") == 0
+        lines = capsys.readouterr().out.splitlines()
+        return lines[next(place for place, line in enumerate(lines) if line.startswith("allocator")) :]
+
+    monkeypatch.delenv("COLUMNS", raising=False)
+    wide = rows()
+    monkeypatch.setenv("COLUMNS", str(columns))
+    narrow = rows()
+    assert all(len(line) <= columns for line in narrow)
+    assert len(wide) == 3
+    parts = [narrow[start : start + 3] for start in range(0, len(narrow), 4)]
+    assert len(parts) > 1
+    for row in range(3):
+        cells = [cell for part in parts for cell in part[row].split()[1:]]
+        assert [wide[row].split()[0], *cells] == wide[row].split()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--kv-tokens", "4096"], ""),
+        (["--kv-tokens", "4096000"], "note: more than h100-sxm has, 617,397 tokens"),
+        (["--model", "opt-13b", "--device", "rtx4090"], "note: opt-13b has 25.7 GB of weights: no KV memory is left"),
+    ],
+)
+def test_memory_that_no_such_device_has_is_remarked_on(
+    options: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert simulate(*options) == 0
+    shown = capsys.readouterr().out
+    assert words in shown
+    assert ("note: " in shown) == bool(words)
 
 
 def test_an_unknown_trace_lists_the_names(capsys: pytest.CaptureFixture[str]) -> None:
