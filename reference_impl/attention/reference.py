@@ -23,6 +23,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from reference_impl.memory.block_table import blocks_for
+
 
 @dataclass(frozen=True)
 class Partial:
@@ -110,7 +112,7 @@ def gather(cache: Tensor, table: Tensor, num_tokens: int) -> Tensor:
     Raises: ValueError if the table is too short, or names a block that the cache does not have.
     """
     num_blocks, block_size = cache.shape[:2]
-    blocks = table[: -(-num_tokens // block_size)].long()
+    blocks = table[: blocks_for(num_tokens, block_size)].long()
     if blocks.numel() * block_size < num_tokens:
         raise ValueError(f"a table of {table.numel()} blocks of {block_size} does not hold {num_tokens} tokens")
     if blocks.numel() and not (int(blocks.min()) >= 0 and int(blocks.max()) < num_blocks):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -15,16 +14,9 @@ from torch.nn.functional import scaled_dot_product_attention
 from reference_impl.attention.reference import Partial, attention, gather, merge, paged_decode, paged_prefill, store_kv
 from reference_impl.memory import BlockAllocator
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 NAN = float("nan")
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Tensors this small are slower on two threads, many times so on a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def drawn(*shape: int, seed: int = 0) -> Tensor:

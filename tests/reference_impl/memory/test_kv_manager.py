@@ -1,4 +1,4 @@
-"""The KV manager, case by case: exact tables, exact refusals, and nothing changed by what is refused."""
+"""The KV manager, case by case: admission, growth and what is found; nothing is changed by what is refused."""
 
 from __future__ import annotations
 
@@ -12,39 +12,7 @@ from reference_impl.memory.kv_manager import KVManager
 from reference_impl.memory.kv_memory import Demand, Grant, KVMemory, SwappingMemory
 from reference_impl.memory.kv_policy import Reason, Refusal
 from reference_impl.memory.radix_cache import RadixIndex
-
-FIVE = [1, 2, 3, 4, 5]
-
-
-def demand(request: int, tokens: list[int] | int, max_new: int = 1, salt: str = "") -> Demand:
-    """A request with these token ids, or with so many tokens whose ids nobody knows."""
-    if isinstance(tokens, int):
-        return Demand(request, tokens, max_new, salt=salt)
-    return Demand(request, len(tokens), max_new, token_ids=array("i", tokens), salt=salt)
-
-
-def compute(manager: KVManager, request: int, tokens: list[int], salt: str = "") -> list[int]:
-    """A request that comes, is computed and goes; returns the table that it had."""
-    assert isinstance(manager.admit(demand(request, tokens, salt=salt), len(tokens)), Grant)
-    manager.commit(request, len(tokens))
-    table = manager.block_table(request)
-    manager.free(request)
-    return table
-
-
-def seen(manager: KVManager) -> tuple[Any, ...]:
-    """What a refusal must not change, for a caller and inside."""
-    pool = manager._blocks.pool
-    return (
-        {request: (sequence.blocks[:], sequence.num_tokens) for request, sequence in manager._live.items()},
-        (manager.num_free_blocks, manager.num_evicted, manager._promised, manager._host.num_free, manager.account()),
-        ([pool.ref_count(block) for block in range(pool.num_blocks)], pool._next[:], manager._blocks.published()),
-    )
-
-
-def refused(manager: KVManager, answer: object, reason: Reason, needed: int, free: int) -> None:
-    assert answer == Refusal(reason, needed, free, free)
-    manager.check_invariants()
+from tests.reference_impl.memory.manager_steps import FIVE, compute, demand, refused, seen
 
 
 def test_it_is_what_a_scheduler_asks_for() -> None:
@@ -248,7 +216,7 @@ def test_of_two_copies_of_one_content_the_first_stays_published() -> None:
         (demand(9, [1, 2, 3, 4, *range(50, 54)], 1), 5, Reason.PROMISED),
     ],
 )
-def test_bug_12_an_admission_refused_at_any_check_leaves_everything_as_it_was(
+def test_an_admission_refused_at_any_check_leaves_everything_as_it_was(
     asked: Demand, chunk: int, reason: Reason
 ) -> None:
     # sglang #16067 and vLLM #11565: what had been matched was held although nothing came of it.
@@ -266,7 +234,7 @@ def test_bug_12_an_admission_refused_at_any_check_leaves_everything_as_it_was(
     assert manager.match(demand(3, FIVE)) == 4
 
 
-def test_bug_12_the_watermark_and_bad_arguments_leave_everything_as_it_was() -> None:
+def test_the_watermark_and_bad_arguments_leave_everything_as_it_was() -> None:
     manager = KVManager(6, 2, prefix_cache="hash", watermark=0.5)
     compute(manager, 1, FIVE)
     manager.admit(demand(2, [7, 7]), 2)
@@ -286,7 +254,7 @@ def test_bug_12_the_watermark_and_bad_arguments_leave_everything_as_it_was() -> 
     assert seen(manager) == before
 
 
-def test_bug_04_an_idle_block_that_is_found_is_not_free_as_well() -> None:
+def test_an_idle_block_that_is_found_is_not_free_as_well() -> None:
     manager = KVManager(3, 2, prefix_cache="hash")
     compute(manager, 1, [1, 2, 3, 4])
     manager.admit(demand(8, [9, 9]), 2)  # One block is left beside the two that are found.
@@ -294,7 +262,7 @@ def test_bug_04_an_idle_block_that_is_found_is_not_free_as_well() -> None:
     assert manager.match(demand(2, FIVE)) == 4
 
 
-def test_bug_05_blocks_that_are_found_are_held_before_any_is_evicted() -> None:
+def test_blocks_that_are_found_are_held_before_any_is_evicted() -> None:
     manager = KVManager(2, 2, prefix_cache="hash")
     found = compute(manager, 1, [1, 2])[0]
     compute(manager, 2, [7, 8])
@@ -303,7 +271,7 @@ def test_bug_05_blocks_that_are_found_are_held_before_any_is_evicted() -> None:
     manager.check_invariants()
 
 
-def test_bug_06_two_requests_of_one_step_never_get_one_block_for_two_contents() -> None:
+def test_two_requests_of_one_step_never_get_one_block_for_two_contents() -> None:
     # vLLM #37164: the second one's new block was the first one's hit.
     manager = KVManager(3, 2, prefix_cache="hash")
     compute(manager, 1, [1, 2, 3, 4])
@@ -312,263 +280,6 @@ def test_bug_06_two_requests_of_one_step_never_get_one_block_for_two_contents() 
     assert manager.admit(first, 5) == Grant(num_reused=4)
     refused(manager, manager.admit(second, 2), Reason.NO_ROOM, 2, 0)
     manager.check_invariants()
-
-
-# Fork and copy-on-write
-
-
-def forked(manager: KVManager, tokens: int = 6) -> None:
-    """Request 1 with `tokens` computed tokens, and request 2 forked from it."""
-    manager.admit(demand(1, tokens, 6), tokens)
-    manager.commit(1, tokens)
-    assert manager.fork(1, demand(2, tokens + 1, 5)) is None
-
-
-def test_a_fork_shares_every_block_and_takes_none() -> None:
-    manager = KVManager(8, 4)
-    forked(manager)
-    assert manager.block_table(2) == manager.block_table(1) == [0, 1]
-    assert manager.num_free_blocks == 6
-    assert manager.account() == Account(held=6, tail=2, free=24)
-    manager.check_invariants()
-
-
-def test_the_first_writer_of_a_shared_tail_copies_it_and_the_last_holder_writes_in_place() -> None:
-    manager = KVManager(8, 4)
-    forked(manager)
-    assert manager.grow(2, 7) == Grant(copies=((1, 2),))
-    assert manager.grow(1, 7) == Grant()
-    assert (manager.block_table(1), manager.block_table(2)) == ([0, 1], [0, 2])
-    assert manager.grow(2, 8) == Grant()
-    manager.check_invariants()
-
-
-def test_a_shared_tail_that_is_full_is_never_copied() -> None:
-    manager = KVManager(8, 4)
-    forked(manager, tokens=8)
-    assert manager.grow(2, 9) == Grant()
-    assert manager.grow(1, 9) == Grant()
-    assert (manager.block_table(1), manager.block_table(2)) == ([0, 1, 3], [0, 1, 2])
-
-
-def test_copy_and_growth_are_one_request_for_memory() -> None:
-    manager = KVManager(3, 4, full_fit=False)
-    forked(manager, tokens=6)
-    before = seen(manager)
-    refused(manager, manager.grow(2, 10), Reason.NO_ROOM, 8, 4)
-    assert seen(manager) == before
-    assert manager.grow(2, 8) == Grant(copies=((1, 2),))
-
-
-def test_a_request_is_forked_between_steps_only() -> None:
-    manager = KVManager(8, 4)
-    manager.admit(demand(1, 6, 9), 6)
-    with pytest.raises(ValueError, match="request 1 has 6 slots and 0 computed tokens: commit its step, or truncate"):
-        manager.fork(1, demand(2, 7))
-
-
-@pytest.mark.parametrize(
-    ("child", "words"),
-    [
-        (demand(1, [1, 2, 3]), "request 1 is in memory already"),
-        (demand(2, [1, 2]), "num_tokens is 2, the parent has 3 computed tokens"),
-        (demand(2, [1, 2, 4, 5]), "token_ids do not begin with the 3 tokens of request 1"),
-        (demand(2, 4), "token_ids do not begin with the 3 tokens of request 1"),
-        (demand(2, [1, 2, 3, 4], salt="x"), "salt is 'x', the parent's is ''"),
-    ],
-)
-def test_a_child_that_does_not_begin_as_its_parent_is_refused(child: Demand, words: str) -> None:
-    manager = KVManager(8, 2, prefix_cache="hash")
-    manager.admit(demand(1, [1, 2, 3], 5), 3)
-    manager.commit(1, 3)
-    before = seen(manager)
-    with pytest.raises(ValueError, match=words):
-        manager.fork(1, child)
-    assert seen(manager) == before
-
-
-def test_a_child_that_never_fits_is_refused() -> None:
-    manager = KVManager(4, 2)
-    manager.admit(demand(1, 3), 3)
-    manager.commit(1, 3)
-    refused(manager, manager.fork(1, demand(2, 4, 9)), Reason.NEVER_FITS, 12, 4)
-    with pytest.raises(KeyError, match="no request 2"):
-        manager.block_table(2)
-
-
-# Truncate
-
-
-def test_bug_19_only_accepted_tokens_are_ever_found() -> None:
-    # vLLM #18668 and #47926: draft tokens came into the prefix cache before they were accepted.
-    manager = KVManager(8, 2, prefix_cache="hash")
-    asked = demand(1, [1, 2, 3], 9)
-    manager.admit(asked, 3)
-    manager.commit(1, 3)
-    manager.grow(1, 8)  # Four drafts behind the next token; one is accepted.
-    manager.truncate(1, 5)
-    assert asked.token_ids is not None
-    asked.token_ids.extend([4, 5])
-    manager.commit(1, 5)
-    manager.check_invariants()
-    assert manager.match(demand(2, [1, 2, 3, 4, 5, 6, 7])) == 4
-    with pytest.raises(ValueError, match="num_tokens must be 0 to the 5 slots of 1, got 6"):
-        manager.commit(1, 6)
-
-
-def test_truncation_gives_back_the_blocks_behind_the_end_and_nothing_computed() -> None:
-    manager = KVManager(8, 2)
-    manager.admit(demand(1, 3, 9), 3)
-    manager.commit(1, 3)
-    manager.grow(1, 9)
-    manager.truncate(1, 4)
-    assert (manager.block_table(1), manager.num_free_blocks) == ([0, 1], 6)
-    for num_tokens in (2, 5):
-        with pytest.raises(ValueError, match=rf"num_tokens must be 3 \(computed\) to 4 \(slots\), got {num_tokens}"):
-            manager.truncate(1, num_tokens)
-    manager.grow(1, 5)
-    assert len(manager.block_table(1)) == 3
-
-
-def test_a_tail_that_is_cut_back_to_the_shared_part_is_still_copied_before_it_is_written() -> None:
-    manager = KVManager(8, 4)
-    forked(manager, tokens=6)
-    manager.truncate(2, 6)
-    assert manager.grow(2, 7) == Grant(copies=((1, 2),))
-    manager.truncate(2, 6)
-    assert manager.grow(2, 7) == Grant()
-    manager.check_invariants()
-
-
-# Swap
-
-
-def test_a_request_goes_to_the_host_and_comes_back_with_all_its_blocks() -> None:
-    manager = KVManager(4, 2, num_host_blocks=3)
-    manager.admit(demand(1, 5, 3), 5)
-    manager.commit(1, 5)
-    assert manager.swap_out(1) == ((0, 0), (1, 1), (2, 2))
-    assert manager.num_free_blocks == 4
-    manager.admit(demand(2, 2), 2)
-    for call in (lambda: manager.grow(1, 6), lambda: manager.commit(1, 5), lambda: manager.block_table(1)):
-        with pytest.raises(ValueError, match="request 1 is swapped out"):
-            call()
-    manager.free(2)
-    copies = manager.swap_in(1)
-    assert copies == tuple(zip([0, 1, 2], manager.block_table(1), strict=True))
-    assert manager._host.num_free == 3
-    manager.check_invariants()
-
-
-def test_a_full_host_refuses_and_changes_nothing() -> None:
-    for host, reason_free in ((0, 0), (2, 4)):
-        manager = KVManager(4, 2, num_host_blocks=host)
-        manager.admit(demand(1, 5, 3), 5)
-        before = seen(manager)
-        refused(manager, manager.swap_out(1), Reason.NO_HOST_ROOM, 6, reason_free)
-        assert seen(manager) == before
-
-
-def test_blocks_that_others_hold_are_copied_too() -> None:
-    manager = KVManager(6, 2, num_host_blocks=6)
-    forked(manager, tokens=4)
-    assert manager.swap_out(2) == ((0, 0), (1, 1))
-    assert manager.num_free_blocks == 4
-    assert manager.swap_in(2) == ((0, 2), (1, 3))
-    manager.check_invariants()
-
-
-def test_bug_07_coming_back_holds_what_is_still_found_before_it_takes_a_block() -> None:
-    # vLLM #44409: with several groups of blocks, one group's allocation evicted what another was about to touch. Here
-    # there are two tiers: what the device still holds must not be evicted for what the host brings.
-    manager = KVManager(4, 2, prefix_cache="hash", num_host_blocks=4)
-    manager.admit(demand(1, FIVE, 2), 5)
-    manager.commit(1, 5)
-    found = manager.block_table(1)[:2]
-    assert len(manager.swap_out(1)) == 3  # type: ignore[arg-type]
-    compute(manager, 2, [8, 8, 9])  # The free blocks are all published now: the way back has to evict.
-    copies = manager.swap_in(1)
-    assert manager.block_table(1)[:2] == found
-    assert copies == ((2, manager.block_table(1)[2]),)
-    manager.check_invariants()
-
-
-def test_what_is_found_on_the_way_back_is_not_free_as_well() -> None:
-    manager = KVManager(4, 2, prefix_cache="hash", num_host_blocks=4)
-    manager.admit(demand(1, FIVE, 2), 5)
-    manager.commit(1, 5)
-    manager.swap_out(1)
-    manager.admit(demand(2, [7, 7, 7, 7]), 4)
-    refused(manager, manager.swap_in(1), Reason.NO_ROOM, 2, 0)
-    manager.free(2)
-    assert len(manager.swap_in(1)) == 1  # type: ignore[arg-type]
-
-
-def test_only_what_it_had_computed_is_found_on_the_way_back() -> None:
-    manager = KVManager(9, 2, prefix_cache="hash", num_host_blocks=4)
-    manager.admit(demand(1, FIVE, 2), 5)
-    manager.commit(1, 3)
-    manager.swap_out(1)
-    compute(manager, 2, FIVE)
-    assert len(manager.swap_in(1)) == 2  # type: ignore[arg-type]
-    manager.check_invariants()
-
-
-def test_what_was_evicted_meanwhile_is_published_again_by_the_next_step() -> None:
-    manager = KVManager(3, 2, prefix_cache="hash", num_host_blocks=3)
-    manager.admit(demand(1, FIVE, 2), 5)
-    manager.commit(1, 5)
-    manager.swap_out(1)
-    compute(manager, 2, [7] * 5)
-    assert len(manager.swap_in(1)) == 3  # type: ignore[arg-type]
-    assert manager.match(demand(3, FIVE)) == 0
-    manager.commit(1, 5)
-    assert manager.match(demand(3, FIVE)) == 4
-    manager.check_invariants()
-
-
-def test_coming_back_needs_room_for_the_next_token_and_keeps_the_watermark() -> None:
-    manager = KVManager(4, 2, num_host_blocks=4, watermark=0.25)
-    manager.admit(demand(1, 4, 3), 4)
-    manager.swap_out(1)
-    manager.admit(demand(2, 2, 3), 2)
-    refused(manager, manager.swap_in(1), Reason.WATERMARK, 8, 6)
-    manager.grow(2, 4)
-    refused(manager, manager.swap_in(1), Reason.NO_ROOM, 6, 4)
-    manager.free(2)
-    assert manager.swap_in(1) == tuple(zip([0, 1], manager.block_table(1), strict=True))
-    manager.check_invariants()
-
-
-def test_a_request_that_needs_no_more_slots_comes_back_into_exactly_what_it_had() -> None:
-    manager = KVManager(2, 2, num_host_blocks=2)
-    manager.admit(demand(1, 4, 1), 4)
-    manager.commit(1, 4)
-    manager.swap_out(1)
-    assert manager.swap_in(1) == tuple(zip([0, 1], manager.block_table(1), strict=True))
-
-
-def test_a_copy_that_is_not_made_yet_keeps_its_request_here() -> None:
-    manager = KVManager(8, 4, num_host_blocks=8)
-    forked(manager)
-    manager.grow(2, 7)
-    with pytest.raises(ValueError, match="request 2 waits for the copy of its tail: commit its step before it goes"):
-        manager.swap_out(2)
-    manager.commit(2, 7)
-    assert len(manager.swap_out(2)) == 2  # type: ignore[arg-type]
-
-
-def test_a_request_ends_on_the_host() -> None:
-    manager = KVManager(4, 2, num_host_blocks=4)
-    manager.admit(demand(1, 5), 5)
-    manager.swap_out(1)
-    manager.free(1)
-    assert manager._host.num_free == 4
-    with pytest.raises(KeyError, match="no request 1"):
-        manager.free(1)
-
-
-# Values, and the invariants
 
 
 @pytest.mark.parametrize(

@@ -3,11 +3,9 @@ implementation of the same functions can stand in its place."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from types import SimpleNamespace
 
 import pytest
-import torch
 
 from reference_impl.padding import make_batches, padding_share
 from reference_impl.padding.batch import attention_bias, pack, packed_bias, pad_batch, position_ids
@@ -24,12 +22,3 @@ def lab() -> SimpleNamespace:
         make_batches=make_batches,
         padding_share=padding_share,
     )
-
-
-@pytest.fixture(scope="package", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Tensors of a few numbers: handing them to a second thread takes fifty times as long as the arithmetic."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)

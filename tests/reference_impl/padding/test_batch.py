@@ -16,6 +16,8 @@ from torch import Tensor
 
 from tests.reference_impl.padding.tiny_transformer import CLOSE, VOCABULARY, TinyTransformer
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 MODEL = TinyTransformer()
 
 token_ids = st.integers(0, VOCABULARY - 1)
