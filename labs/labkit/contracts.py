@@ -8,7 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class OutOfBlocks(Exception):  # noqa: N818 - the contract's name, part of every student's code
@@ -104,6 +107,38 @@ class ContiguousAllocator(Protocol):
 
     def holes(self) -> list[tuple[int, int]]:
         """Every hole as (start, size), by start; no two of them touch."""
+
+
+@runtime_checkable
+class AttentionBackend(Protocol):
+    """Lab 4: attention over keys and values that lie in blocks. Two functions, those of a module or of an object.
+
+    The caches are [num_blocks, block_size, kv_heads, head_dim]. One dtype for query, caches and out: float32, float16
+    or bfloat16. The last dimension is contiguous, the others go by their strides. Source: Kwon et al., SOSP 2023,
+    section 4.1; Dao et al., NeurIPS 2022, section 3.1, for the softmax that needs no second pass.
+    """
+
+    def store_kv(
+        self, key: Tensor, value: Tensor, key_cache: Tensor, value_cache: Tensor, slot_mapping: Tensor
+    ) -> None:
+        """Write key and value [tokens, kv_heads, head_dim] into their slots [tokens] int64; slot -1 writes nowhere."""
+
+    def paged_attention(
+        self,
+        query: Tensor,
+        key_cache: Tensor,
+        value_cache: Tensor,
+        block_tables: Tensor,
+        context_lens: Tensor,
+        scale: float,
+        out: Tensor,
+    ) -> None:
+        """One query token a sequence, [batch, heads, head_dim], over the first `context_lens` tokens of its blocks.
+
+        block_tables: [batch, max_blocks] int32, entries behind the last block are -1 or anything. context_lens: [batch]
+        int32; 0 gives zeros. heads % kv_heads == 0, query head h reads KV head h // (heads // kv_heads). Every element
+        of `out` [batch, heads, head_dim] is written, nothing else is.
+        """
 
 
 @runtime_checkable

@@ -1,0 +1,41 @@
+"""What a model asks of attention, whoever computes it.
+
+Owns: the Protocol `Attention`. Knows nothing of models or of how anything is computed: `torch_attention.py` computes in
+torch on any device, `lab4.py` puts anybody's lab 4 kernel behind it.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol, runtime_checkable
+
+from torch import Tensor
+
+from reference_impl.attention.metadata import AttentionMetadata
+
+
+@runtime_checkable
+class Attention(Protocol):
+    """Attention over paged keys and values, for one layer at a time.
+
+    key_cache, value_cache: [num_blocks, block_size, kv_heads, head_dim], any strides but a contiguous last dimension.
+    """
+
+    def store_kv(
+        self, key: Tensor, value: Tensor, key_cache: Tensor, value_cache: Tensor, slot_mapping: Tensor
+    ) -> None:
+        """Write each token's key and value [tokens, kv_heads, head_dim] into its slot; slot -1 writes nowhere."""
+
+    def attend(
+        self,
+        query: Tensor,
+        key_cache: Tensor,
+        value_cache: Tensor,
+        metadata: AttentionMetadata,
+        scale: float,
+        *,
+        window: int | None = None,
+    ) -> Tensor:
+        """Each query token [tokens, heads, head_dim] over its sequence up to itself; what a pad gets is of no use.
+
+        The step's own keys and values are stored before. `window`: only the last `window` tokens, itself included.
+        """

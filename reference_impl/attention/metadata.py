@@ -1,0 +1,101 @@
+"""What one step's attention must know of its batch: built once a step, the same for every layer.
+
+Owns: the shape of a batch over paged memory. Knows nothing of requests, of who holds a block or of any kernel. There is
+no "prefill" flag: a decode is a sequence with one query token.
+
+    tokens       t0 t0 | t1 | t2 t2 t2 | pad pad      the queries of all sequences end to end, then pads
+    cu_seqlens   0       2    3          6            pads belong to no sequence
+    context      what a sequence has in the cache once this step's tokens are stored, its own queries included
+
+Sequences with one query token stand first, so that a kernel for decodes sees them as one piece.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class BatchRow:
+    """One sequence of a batch: its block table, its query tokens of this step, and its context with them, in tokens."""
+
+    block_table: Sequence[int]
+    query_tokens: int
+    context_tokens: int
+
+
+@dataclass(frozen=True)
+class AttentionMetadata:
+    """One batch.
+
+    slot_mapping  [tokens] int64: the slot of each query token, -1 for a pad
+    block_tables  [sequences, max_blocks] int32: -1 behind the last block of a sequence
+    context_lens  [sequences] int32
+    cu_seqlens    [sequences + 1] int32: where each sequence's query tokens begin
+    query_tokens, context_tokens: the same counts on the host, so that nobody waits for the device to learn them
+    num_decodes: sequences with one query token; they stand first
+    """
+
+    slot_mapping: Tensor
+    block_tables: Tensor
+    context_lens: Tensor
+    cu_seqlens: Tensor
+    query_tokens: tuple[int, ...]
+    context_tokens: tuple[int, ...]
+    num_decodes: int
+
+    @property
+    def num_tokens(self) -> int:
+        """Query tokens of the batch, pads included."""
+        return self.slot_mapping.shape[0]
+
+
+def build_metadata(
+    rows: Sequence[BatchRow], block_size: int, *, num_pads: int = 0, device: torch.device | str = "cpu"
+) -> AttentionMetadata:
+    """The metadata of `rows`, with `num_pads` pads behind their tokens.
+
+    Raises: ValueError, naming the row, unless rows with one query token stand first, 1 <= query <= context, and a table
+    has a block for every token of its context. Cost: O(tokens + blocks in the tables).
+    """
+    for place, row in enumerate(rows):
+        if not 1 <= row.query_tokens <= row.context_tokens:
+            raise ValueError(f"row {place} has {row.query_tokens} query tokens in a context of {row.context_tokens}")
+        if len(row.block_table) * block_size < row.context_tokens:
+            blocks = len(row.block_table)
+            raise ValueError(f"row {place}: {blocks} blocks of {block_size} do not hold {row.context_tokens} tokens")
+    queries = [row.query_tokens for row in rows]
+    num_decodes = next((place for place, count in enumerate(queries) if count > 1), len(rows))
+    if 1 in queries[num_decodes:]:
+        raise ValueError(f"row {num_decodes} has {queries[num_decodes]} query tokens and stands before one that has 1")
+    contexts = [row.context_tokens for row in rows]
+    tables = torch.full((len(rows), max((len(row.block_table) for row in rows), default=0)), -1, dtype=torch.int32)
+    for place, row in enumerate(rows):
+        tables[place, : len(row.block_table)] = torch.tensor(row.block_table, dtype=torch.int32)
+    cu_seqlens = torch.tensor([0, *queries]).cumsum(0)
+    return AttentionMetadata(
+        slot_mapping=_slots(tables, queries, contexts, cu_seqlens, block_size, num_pads).to(device),
+        block_tables=tables.to(device),
+        context_lens=torch.tensor(contexts, dtype=torch.int32, device=device),
+        cu_seqlens=cu_seqlens.to(device=device, dtype=torch.int32),
+        query_tokens=tuple(queries),
+        context_tokens=tuple(contexts),
+        num_decodes=num_decodes,
+    )
+
+
+def _slots(
+    tables: Tensor, queries: list[int], contexts: list[int], cu_seqlens: Tensor, block_size: int, num_pads: int
+) -> Tensor:
+    """I8 for every query token: slot(t) = table[t // block_size] * block_size + t % block_size."""
+    counts = torch.tensor(queries, dtype=torch.int64)
+    row_of = torch.repeat_interleave(torch.arange(len(queries)), counts)
+    within = torch.arange(int(cu_seqlens[-1])) - cu_seqlens[:-1][row_of]
+    position = torch.tensor(contexts, dtype=torch.int64)[row_of] - counts[row_of] + within
+    blocks = tables[row_of, position // block_size].long()
+    slots = blocks * block_size + position % block_size
+    return torch.cat([slots, torch.full((num_pads,), -1, dtype=torch.int64)])

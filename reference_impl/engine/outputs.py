@@ -1,0 +1,53 @@
+"""What comes out of the engine: pieces of answers, as plain data.
+
+Owns: the pieces, why an answer ends, and what a request used. Knows nothing of steps or of protocols (`server.py`
+translates).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from reference_impl.model.sampling import Sampled
+
+
+class FinishReason(Enum):
+    """Why an answer ended. The values are those of the OpenAI API, which has no word for the last two."""
+
+    STOP = "stop"
+    """The model's end token, a stop token or a stop string."""
+    LENGTH = "length"
+    """`max_tokens`, or the longest context."""
+    ABORT = "abort"
+    """The client went away, or said so."""
+    TIMEOUT = "timeout"
+    """Its deadline passed."""
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Tokens of one request: its prompt, how much of that was found in the prefix cache, and all of its answers."""
+
+    prompt_tokens: int
+    cached_tokens: int
+    completion_tokens: int
+
+
+@dataclass(frozen=True)
+class Piece:
+    """What one step added to one answer.
+
+    request: as `Engine.add` returned it. choice: which of its `n` answers. text: complete characters only, and never
+    part of a stop string; it may be empty. tokens: those made, whose text may come later. finish: set on an answer's
+    last piece, with stopped_by the stop string or token id that ended it, if one did. usage: set on the last piece of
+    the last answer.
+    """
+
+    request: int
+    choice: int
+    text: str
+    tokens: tuple[Sampled, ...]
+    finish: FinishReason | None = None
+    stopped_by: str | int | None = None
+    usage: Usage | None = None

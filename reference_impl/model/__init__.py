@@ -1,0 +1,7 @@
+"""A decoder-only transformer over paged memory, its weights, its tokens and how the next one is chosen.
+
+Owns: what a model is made of (`config.py`), its arithmetic (`layers.py`, `transformer.py`), where weights come from
+(`loader.py` and what it reads), text and token ids (`tokenizer.py`, `chat.py`), and the choice of the next token
+(`sampling.py`, `sampler.py`). Knows nothing of requests, schedules or blocks: a batch comes as flat tokens with an
+`AttentionMetadata`. Start with `transformer.py`.
+"""
