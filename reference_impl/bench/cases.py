@@ -182,8 +182,8 @@ def _decode(scheduler: Any) -> None:
 def _mooncake(requests: int | None = None) -> Any:
     """The trace and a memory of 50,000 blocks, as long as the blocks whose contents the trace knows."""
     from labkit.workloads import HASHED_TOKENS, workload
+    from reference_impl.sched.setup import Setup
     from reference_impl.sim.arrivals import limits_of, recorded
-    from reference_impl.sim.setup import Setup
 
     trace = workload("mooncake_conversation")
     if not trace.is_real:
@@ -202,16 +202,16 @@ def _mooncake(requests: int | None = None) -> Any:
 
 
 def _short_requests(requests: int = SYNTHETIC_REQUESTS) -> Any:
+    from reference_impl.sched.setup import Setup
     from reference_impl.sim.arrivals import synthetic
-    from reference_impl.sim.setup import Setup
 
     arrivals = list(synthetic(requests, (16, 240), (8, 120), 200.0, 0))
     return arrivals, Setup("paged", "continuous", kv_tokens=300_000, max_length=512)
 
 
 def _simulate(prepared: Any) -> None:
+    from reference_impl.sched.setup import build
     from reference_impl.sim.compare import cost_model
-    from reference_impl.sim.setup import build
     from reference_impl.sim.simulator import Settings, simulate
 
     arrivals, setup = prepared

@@ -6,11 +6,11 @@ measured: 256 requests may run, a step has at most 16,384 tokens, all 256 reques
 
 from __future__ import annotations
 
+from reference_impl.sched.setup import Setup, build
 from reference_impl.sim.arrivals import Arrival
 from reference_impl.sim.cost import CostModel, Rates
 from reference_impl.sim.device import DEVICES, MODELS
 from reference_impl.sim.fit import fit_published, offline_script
-from reference_impl.sim.setup import Setup, build
 from reference_impl.sim.simulator import Settings, simulate
 from reference_impl.sim.work import StepWork
 

@@ -18,11 +18,11 @@ from dataclasses import dataclass
 from functools import partial
 
 from labkit.workloads import workload
+from reference_impl.sched.setup import Setup, build
 from reference_impl.sim.arrivals import Arrival, poisson
 from reference_impl.sim.cost import CostModel
 from reference_impl.sim.device import DEVICES, MODELS
 from reference_impl.sim.report import aligned
-from reference_impl.sim.setup import Setup, build
 from reference_impl.sim.simulator import Settings, simulate
 
 KV_TOKENS, MAX_LENGTH, MAX_PROMPT = 15_728, 2_048, 500

@@ -14,12 +14,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from reference_impl.sched.setup import Setup, build
 from reference_impl.sim.arrivals import Arrival
 from reference_impl.sim.cost import CostModel
 from reference_impl.sim.device import DEVICES, MODELS
 from reference_impl.sim.metrics import Metrics
 from reference_impl.sim.report import aligned
-from reference_impl.sim.setup import Setup, build
 from reference_impl.sim.simulator import Settings, simulate
 
 DECODES, DECODE_PROMPT, DECODE_OUTPUT = 16, 128, 1_024

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING
 from reference_impl.subcommands import Commands, check_output
 
 if TYPE_CHECKING:
+    from reference_impl.sched.setup import Setup
     from reference_impl.sim.compare import Traffic
     from reference_impl.sim.cost import CostModel
     from reference_impl.sim.report import Run
-    from reference_impl.sim.setup import Setup
 
 _SIMULATE = """Replay a trace through one or more allocators and compare them. FILE.py:Class stands for a class of your
 own with the contract of lab 3 (--allocator) or lab 6 (--scheduler). It is loaded and run in this process, with all that
@@ -201,7 +201,7 @@ def _check_outputs(args: argparse.Namespace) -> None:
 
 def _check_used(args: argparse.Namespace, setups: list[Setup], traffic: Traffic) -> None:
     """No option is taken and then ignored. Raises: ValueError naming the option that no row has a use for."""
-    from reference_impl.sim.plugin import is_plugin
+    from reference_impl.plugin import is_plugin
 
     schedulers = {setup.effective().scheduler for setup in setups}
     if args.max_tokens_per_step is not None and not any(name == "continuous" or is_plugin(name) for name in schedulers):
@@ -237,7 +237,7 @@ def _traffic(args: argparse.Namespace) -> Traffic:
 
 
 def _setup(args: argparse.Namespace, allocator: str, kv_tokens: int, traffic: Traffic) -> Setup:
-    from reference_impl.sim.setup import Setup
+    from reference_impl.sched.setup import Setup
 
     return Setup(
         allocator=allocator,

@@ -15,14 +15,15 @@ from typing import TypeVar
 
 from labkit.calibration import CALIBRATIONS
 from labkit.workloads import Workload, load, workload
+from reference_impl.plugin import PluginError, is_plugin, shown
+from reference_impl.sched.setup import Setup, build
 from reference_impl.sched.surface import EngineScheduler
 from reference_impl.sim.arrivals import Arrival, Limits, faster, limits_of, poisson, recorded
 from reference_impl.sim.cost import CostModel
 from reference_impl.sim.device import DEVICES, MODELS
 from reference_impl.sim.metrics import Metrics
-from reference_impl.sim.plugin import PluginError, is_plugin, shown
+from reference_impl.sim.recovery import cheaper
 from reference_impl.sim.report import Run
-from reference_impl.sim.setup import Setup, build
 from reference_impl.sim.simulator import Progress, Settings, SimulationError, simulate
 
 T = TypeVar("T")
@@ -95,7 +96,7 @@ def compare(
     Raises: ValueError in one line on whatever a row cannot do, also on an error inside a class from a file.
     """
     # All are made before the first one runs: what cannot be made is known before minutes are spent.
-    schedulers = [_blaming(setup, partial(build, setup, cost)) for setup in setups]
+    schedulers = [_blaming(setup, partial(build, setup, cheaper=cheaper(cost, setup.block_size))) for setup in setups]
     return [
         _run(setup, scheduler, traffic, cost, settings, progress_of(shown(setup.allocator)))
         for setup, scheduler in zip(setups, schedulers, strict=True)

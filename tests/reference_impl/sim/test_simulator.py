@@ -18,12 +18,12 @@ from labkit.workloads import HASHED_TOKENS, Workload, workload
 from reference_impl.memory.kv_manager import KVManager
 from reference_impl.memory.policy_memory import PolicyMemory
 from reference_impl.sched import ContinuousBatching, Limits, Plan, StaticBatching
+from reference_impl.sched.setup import ALLOCATORS, Setup, build
 from reference_impl.sim.arrivals import Arrival, faster, limits_of, poisson, recorded, sampled_id, spelled, synthetic
 from reference_impl.sim.compare import cost_model
 from reference_impl.sim.cost import CostModel, Rates
 from reference_impl.sim.device import Device, Model
 from reference_impl.sim.metrics import Metrics, Targets
-from reference_impl.sim.setup import ALLOCATORS, Setup, build
 from reference_impl.sim.simulator import NOTHING_ASKED, Settings, SimulationError, simulate
 from tests.reference_impl.sim.test_cost import TINY
 
@@ -350,7 +350,7 @@ REPLAY = """
 import resource, sys, time
 from reference_impl.sim.arrivals import synthetic
 from reference_impl.sim.compare import cost_model
-from reference_impl.sim.setup import Setup, build
+from reference_impl.sched.setup import Setup, build
 from reference_impl.sim.simulator import simulate
 count, started_s = int(sys.argv[1]), time.perf_counter()
 scheduler = build(Setup("paged", "continuous", kv_tokens=65_536, max_length=128))

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from reference_impl.memory import EventLog
 from reference_impl.memory.kv_manager import KVManager
 from reference_impl.memory.policies import GrowingRanges, PaddedBatch, ReservedRanges
 from reference_impl.memory.policy_memory import PolicyMemory
-from reference_impl.sched import ContinuousBatching, PrefillFirst, Request, StaticBatching
-from reference_impl.sim.compare import cost_model
-from reference_impl.sim.recovery import cheaper
-from reference_impl.sim.setup import ALLOCATORS, Setup, build
+from reference_impl.sched import ContinuousBatching, PrefillFirst, Request, ShortestFirst, StaticBatching
+from reference_impl.sched.setup import ALLOCATORS, Setup, build
 
 PAGED = Setup("paged", "continuous", kv_tokens=1_000, max_length=100)
+
+
+def student_scheduler(folder: Path) -> str:
+    """A file with a scheduler that keeps the contract of lab 6, as it is named on the command line."""
+    path = folder / "mine.py"
+    path.write_text("from reference_impl.sched.contract import Scheduler as Mine\n")
+    return f"{path}:Mine"
 
 
 @pytest.mark.parametrize(
@@ -77,23 +84,36 @@ def test_the_manager_gets_its_extras() -> None:
     assert memory._host.num_blocks == 62
 
 
-def test_the_cheaper_way_back_is_swapping_for_long_requests_and_large_blocks() -> None:
-    cost = cost_model("opt-13b", "h100-sxm")
-
-    def way(tokens: int, block_size: int) -> str:
-        request = Request(0, tokens, 1)
-        request.num_computed = tokens
-        return cheaper(cost, block_size)(request)
-
-    assert way(2_000, 256) == "swap"
-    # The same tokens in blocks of one: two thousand copies each way.
-    assert way(2_000, 1) == "recompute"
-    # One token of sixteen in its block: sixteen would be moved.
-    assert way(1, 16) == "recompute"
-
-
-def test_the_cheaper_way_needs_prices() -> None:
+def test_the_cheaper_way_needs_a_rule() -> None:
     setup = replace(PAGED, recovery="cheaper")
-    with pytest.raises(ValueError, match="needs a cost model"):
+    with pytest.raises(ValueError, match="recovery 'cheaper' needs a rule to decide by"):
         build(setup)
-    assert isinstance(build(setup, cost_model("qwen3-0.6b", "h100-sxm")), ContinuousBatching)
+    assert isinstance(build(setup, cheaper=lambda request: "swap"), ContinuousBatching)
+
+
+@pytest.mark.parametrize("scheduler", ["continuous", "orca", "prefill-first", "static", "file"])
+def test_a_log_hears_memory_and_scheduler(scheduler: str, tmp_path: Path) -> None:
+    log = EventLog()
+    name = student_scheduler(tmp_path) if scheduler == "file" else scheduler
+    built = build(replace(PAGED, scheduler=name), log=log)
+    built.add(Request(4, 20, 2))
+    built.schedule()
+    assert log.is_of(built.memory)
+    assert log.counts() == {"create": 1, "admit": 1, "allocate": 1}
+
+
+@pytest.mark.parametrize("allocator", [*(name for name in ALLOCATORS if name != "paged"), "x/mine.py:Mine"])
+def test_only_paged_memory_keeps_a_log(allocator: str) -> None:
+    with pytest.raises(ValueError, match=f"only paged memory keeps a log, {allocator} keeps none"):
+        build(replace(PAGED, allocator=allocator), log=EventLog())
+
+
+@pytest.mark.parametrize("scheduler", ["continuous", "orca", "prefill-first", "static"])
+def test_the_queue_may_be_another(scheduler: str) -> None:
+    queue = ShortestFirst()
+    assert build(replace(PAGED, scheduler=scheduler), queue=queue).queue is queue  # type: ignore[attr-defined]
+
+
+def test_a_scheduler_from_a_file_takes_no_queue(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="has an order of its own"):
+        build(replace(PAGED, scheduler=student_scheduler(tmp_path)), queue=ShortestFirst())

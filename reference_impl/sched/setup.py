@@ -1,6 +1,7 @@
-"""From names to a scheduler on a memory: what `engine simulate` exchanges from one row to the next.
+"""From names to a scheduler on a memory: what the engine is built from, and what `engine simulate` exchanges by rows.
 
-Owns: the names of allocators, schedulers and evictions, and what each is made of. Knows nothing of time or traces.
+Owns: the names of allocators, schedulers and evictions, and what each is made of. Knows nothing of time, prices, models
+or traces: the rule by which recovery "cheaper" decides is the caller's to bring.
 
     padded       one rectangle for a batch that runs until its last row is done; always under static batching
     contiguous   the longest possible sequence reserved for each request, in one range
@@ -18,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from labkit.contracts import BlockAllocator as BlockContract
 from labkit.contracts import Scheduler as SchedulerContract
@@ -27,16 +28,18 @@ from reference_impl.memory.kv_manager import KVManager
 from reference_impl.memory.kv_memory import KVMemory
 from reference_impl.memory.policies import POLICIES, PagedBlocks, Sizes
 from reference_impl.memory.policy_memory import PolicyMemory
+from reference_impl.plugin import is_plugin, load_class
 from reference_impl.sched.contract import ContractScheduler
 from reference_impl.sched.orca import orca
 from reference_impl.sched.preemption import RecoveryRule
 from reference_impl.sched.prefill_first import PrefillFirst
+from reference_impl.sched.queues import WaitingQueue
 from reference_impl.sched.scheduler import ContinuousBatching
 from reference_impl.sched.static_batching import StaticBatching
 from reference_impl.sched.surface import EngineScheduler, Limits
-from reference_impl.sim.cost import CostModel
-from reference_impl.sim.plugin import is_plugin, load_class
-from reference_impl.sim.recovery import cheaper
+
+if TYPE_CHECKING:
+    from reference_impl.memory.events import EventLog
 
 ALLOCATORS = ("padded", "contiguous", "pow2", "oracle", "grow", "paged")
 SCHEDULERS = ("continuous", "orca", "prefill-first", "static")
@@ -112,39 +115,50 @@ class Setup:
         return Setup(**settings)
 
 
-def build(setup: Setup, cost: CostModel | None = None) -> EngineScheduler:
-    """A new scheduler on a new memory; `cost` has the prices by which recovery "cheaper" decides, and no other use.
+def build(
+    setup: Setup,
+    *,
+    cheaper: RecoveryRule | None = None,
+    log: EventLog | None = None,
+    queue: WaitingQueue | None = None,
+) -> EngineScheduler:
+    """A new scheduler on a new memory.
 
-    Raises: ValueError on what does not go together or cannot be loaded.
+    cheaper: the rule that recovery "cheaper" means. log: a new one, for memory and scheduler to tell. queue: a new one;
+    first come, first served unless given. Raises: ValueError on what does not go together or cannot be loaded.
     """
     setup = setup.effective()
+    if log is not None and setup.allocator != "paged":
+        raise ValueError(f"only paged memory keeps a log, {setup.allocator} keeps none")
     if is_plugin(setup.scheduler):
-        return _student_scheduler(setup)
-    memory = _memory(setup)
+        if queue is not None:
+            raise ValueError("a scheduler from a file has an order of its own: no queue goes with it")
+        return _student_scheduler(setup, log)
+    memory = _memory(setup, log)
     if setup.scheduler == "orca":
-        return orca(memory, setup.max_running, setup.max_length)
+        return orca(memory, setup.max_running, setup.max_length, queue, log=log)
     unbounded = Limits(None, setup.max_running, setup.max_length)
     if setup.scheduler == "static":
-        return StaticBatching(memory, unbounded)
-    recovery = _recovery(setup, cost)
+        return StaticBatching(memory, unbounded, queue, log=log)
+    recovery = _recovery(setup, cheaper)
     if setup.scheduler == "prefill-first":
-        return PrefillFirst(memory, unbounded, recovery=recovery)
+        return PrefillFirst(memory, unbounded, queue, recovery=recovery, log=log)
     limits = Limits(setup.max_tokens_per_step, setup.max_running, setup.max_length)
-    return ContinuousBatching(memory, limits, recovery=recovery)
+    return ContinuousBatching(memory, limits, queue, recovery=recovery, log=log)
 
 
-def _recovery(setup: Setup, cost: CostModel | None) -> Literal["recompute", "swap"] | RecoveryRule:
+def _recovery(setup: Setup, cheaper: RecoveryRule | None) -> Literal["recompute", "swap"] | RecoveryRule:
     if setup.recovery != "cheaper":
         return cast(Literal["recompute", "swap"], setup.recovery)
-    if cost is None:
-        raise ValueError("recovery 'cheaper' needs a cost model to decide by")
-    return cheaper(cost, setup.block_size)
+    if cheaper is None:
+        raise ValueError("recovery 'cheaper' needs a rule to decide by: pass cheaper=, or choose recompute or swap")
+    return cheaper
 
 
-def _memory(setup: Setup) -> KVMemory:
+def _memory(setup: Setup, log: EventLog | None) -> KVMemory:
     capacity = setup.num_blocks * setup.block_size
     if setup.allocator == "paged":
-        return _manager(setup)
+        return _manager(setup, log)
     if is_plugin(setup.allocator):
         made_by = load_class(setup.allocator, BlockContract)
         return PolicyMemory(PagedBlocks(capacity, setup.block_size, made_by))
@@ -153,7 +167,7 @@ def _memory(setup: Setup) -> KVMemory:
     return PolicyMemory(POLICIES[_POLICY[setup.allocator]](sizes))
 
 
-def _manager(setup: Setup) -> KVManager:
+def _manager(setup: Setup, log: EventLog | None) -> KVManager:
     evictions: dict[str, Callable[[], EvictionPolicy]] = {
         "lru": LRU,
         "lfu": LFU,
@@ -169,12 +183,13 @@ def _manager(setup: Setup) -> KVManager:
         eviction=evictions[setup.eviction],
         watermark=setup.watermark,
         num_host_blocks=host // setup.block_size,
+        log=log,
     )
 
 
-def _student_scheduler(setup: Setup) -> EngineScheduler:
+def _student_scheduler(setup: Setup, log: EventLog | None) -> EngineScheduler:
     if setup.allocator != "paged":
         raise ValueError(f"a scheduler from a file counts blocks of its own: it goes with paged, not {setup.allocator}")
     made_by = load_class(setup.scheduler, SchedulerContract)
     sizes = (setup.num_blocks, setup.block_size, setup.max_tokens_per_step, setup.max_running)
-    return ContractScheduler(made_by(*sizes), *sizes, max_request_tokens=setup.max_length)
+    return ContractScheduler(made_by(*sizes), *sizes, max_request_tokens=setup.max_length, log=log)

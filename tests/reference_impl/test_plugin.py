@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from labkit.contracts import BlockAllocator, Scheduler
-from reference_impl.sim.plugin import contract_methods, is_plugin, load_class
+from reference_impl.plugin import contract_methods, is_plugin, load_class
 
 
 def test_the_contracts_name_their_methods() -> None:
