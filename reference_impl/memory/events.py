@@ -31,10 +31,19 @@ Part = tuple[str, str, int | None, list[int]]
 
 
 class EventLog:
-    """The events of one `KVManager`, made with `log=` this one; `with_state` False keeps them small."""
+    """The events of one `KVManager`, made with `log=` this one; `with_state` False keeps them small.
 
-    def __init__(self, *, with_state: bool = True) -> None:
+    keep: only the last so many events stay in `events`, for a run without end; None keeps all. num_events: how many
+    there were in all.
+    """
+
+    def __init__(self, *, with_state: bool = True, keep: int | None = None) -> None:
+        """Raises: ValueError if `keep` is below 1."""
+        if keep is not None and keep < 1:
+            raise ValueError(f"keep must be at least 1, got {keep}")
         self.events: list[Event] = []
+        self.num_events = 0
+        self._keep = keep
         self._with_state = with_state
         self._call = 0
         self._said: list[Part] = []
@@ -44,7 +53,7 @@ class EventLog:
         self._lost: set[int] = set()
 
     def counts(self) -> Counter[str]:
-        """How many events there are of each kind. Cost: O(events)."""
+        """How many events of each kind `events` has. Cost: O(events)."""
         return Counter(event["kind"] for event in self.events)
 
     def is_of(self, memory: object) -> bool:
@@ -237,11 +246,14 @@ class EventLog:
                     "blocks": list(blocks),
                 }
             )
+        self.num_events += len(self._said) + len(parts)
         self._said.clear()
         self._call += 1
         self._remember(parts[-1][2])
         if self._with_state:
-            self.events[-1] |= {"state": self._state(), "fault": self._fault()}
+            self.events[-1] |= {"state": self.state(), "fault": self._fault()}
+        if self._keep is not None:
+            del self.events[: -self._keep]
 
     def _remember(self, request: int | None) -> None:
         """Keep the table of the request that a call was about, to see what the next call makes of it."""
@@ -259,7 +271,11 @@ class EventLog:
             return str(error)
         return ""
 
-    def _state(self) -> dict[str, Any]:
+    def state(self) -> dict[str, Any]:
+        """The state now, as `labkit.event_log` has it, for who looks less often than after every call.
+
+        For a log of a memory. Cost: O(num_blocks + blocks and waiting requests).
+        """
         size, published = self._memory.block_size, self._blocks.published()
         ref_counts, filled = [0] * self._memory.num_blocks, [0] * self._memory.num_blocks
         for block in published:

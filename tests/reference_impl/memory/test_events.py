@@ -21,9 +21,9 @@ def ten(request: int, more: int = 0) -> Demand:
     return Demand(request, 10 + more, 5, token_ids=array("i", range(10 + more)))
 
 
-def story() -> tuple[KVManager, EventLog]:
+def story(log: EventLog | None = None) -> tuple[KVManager, EventLog]:
     """Two requests with one prompt, a fork, a copy, a swap, an end and an eviction."""
-    log = EventLog()
+    log = log or EventLog()
     manager = KVManager(6, 4, prefix_cache="hash", num_host_blocks=8, log=log)
     manager.admit(ten(1), 10)
     manager.commit(1, 10)
@@ -219,3 +219,25 @@ def test_the_events_alone_tell_which_blocks_are_held_and_found(seed: int) -> Non
             assert held == {block for block, count in enumerate(state["ref_counts"]) if count}
             assert (sorted(found), len(found - held)) == (state["published"], state["num_idle"])
             assert state["num_free"] == state["num_blocks"] - len(held)
+
+
+@pytest.mark.parametrize("with_state", [True, False])
+def test_a_log_that_keeps_the_last_events_is_the_end_of_one_that_keeps_all(with_state: bool) -> None:
+    _, everything = story(EventLog(with_state=with_state))
+    for keep in (1, 2, 5, 1_000):
+        manager, kept = story(EventLog(with_state=with_state, keep=keep))
+        assert kept.events == everything.events[-keep:]
+        assert kept.num_events == everything.num_events == len(everything.events)
+        check_log(kept.events, states=with_state)
+        assert manager.num_free_blocks == kept.state()["num_free"]
+
+
+def test_the_state_now_is_the_one_that_is_written_down() -> None:
+    _, log = story()
+    _, small = story(EventLog(with_state=False))
+    assert log.events[-1]["state"] == log.state() == small.state()
+
+
+def test_a_log_that_keeps_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match="keep must be at least 1, got 0"):
+        EventLog(keep=0)
