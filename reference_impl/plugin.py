@@ -20,6 +20,10 @@ class PluginError(ValueError):
     """A file or class that cannot be used, in one line that names it."""
 
 
+class ContractError(PluginError):
+    """A class answered what its contract does not allow: one line that says what was asked, and what is wrong."""
+
+
 def is_plugin(name: str) -> bool:
     """Whether a name on the command line is meant as a file, and not as one of ours."""
     return ".py" in name or "/" in name

@@ -217,7 +217,7 @@ def _simulate(prepared: Any) -> None:
     arrivals, setup = prepared
     settings = Settings(keep_contents=setup.prefix_cache != "none")
     cost = cost_model("llama-3.1-8b", "h100-sxm")
-    simulate(arrivals, build(setup), cost, settings, block_tokens=setup.block_size)
+    simulate(arrivals, build(setup), cost, settings)
 
 
 def _cases() -> list[Case]:

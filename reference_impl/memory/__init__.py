@@ -6,8 +6,8 @@ cache of lab 5 by hash or by tree (`prefix_cache.py`, `radix_cache.py`, `evictio
 What a scheduler sees of memory is `kv_memory.py`; the engine's own is `kv_manager.py`, with its requests
 (`sequence.py`), the way to the host (`swap.py`) and a log to be played (`events.py`). Several sequences on one prompt:
 `sharing.py`. Beside them the worlds before paging: contiguous ranges and buddies (`contiguous.py`, `buddy.py`), ways to
-keep requests in any (`policies.py`, for a scheduler `policy_memory.py`), what they make of memory (`accounting.py`,
-`occupancy.py`, `paradox.py`). Knows nothing of models, kernels or schedules; of contents only whether two are equal.
+keep requests in any (`policies.py`, `paged_blocks.py`, for a scheduler `policy_memory.py`), what they make of memory
+(`accounting.py`, `occupancy.py`, `paradox.py`). Knows nothing of models, kernels or schedules; of contents only whether two are equal.
 Start with `block_pool.py`, then `kv_manager.py`; the invariants I1 to I8 are named where they are checked.
 """
 
@@ -20,8 +20,9 @@ from reference_impl.memory.contiguous import ContiguousAllocator
 from reference_impl.memory.events import EventLog
 from reference_impl.memory.eviction import FIFO, LFU, LRU, SLRU, EvictionPolicy
 from reference_impl.memory.kv_manager import KVManager
-from reference_impl.memory.kv_memory import Demand, Grant, KVMemory, SwappingMemory
+from reference_impl.memory.kv_memory import Demand, ForkingMemory, Grant, KVMemory, PlacedMemory, SwappingMemory
 from reference_impl.memory.kv_policy import KVPolicy, Reason, Refusal
+from reference_impl.memory.paged_blocks import PagedBlocks
 from reference_impl.memory.policies import POLICIES, Sizes
 from reference_impl.memory.policy_memory import PolicyMemory
 from reference_impl.memory.prefix_cache import PrefixCache
@@ -43,10 +44,13 @@ __all__ = [
     "Demand",
     "EventLog",
     "EvictionPolicy",
+    "ForkingMemory",
     "Grant",
     "KVManager",
     "KVMemory",
     "KVPolicy",
+    "PagedBlocks",
+    "PlacedMemory",
     "PolicyMemory",
     "PrefixCache",
     "RadixCache",

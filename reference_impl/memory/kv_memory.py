@@ -1,8 +1,9 @@
-"""What a scheduler asks of KV memory, whichever way that memory is kept.
+"""What a scheduler and a runner ask of KV memory, whichever way that memory is kept.
 
 Owns: the Protocol `KVMemory`, what is said when asking (`Demand`) and what is answered (`Grant`, or a `Refusal` with
-its reason). Knows nothing of queues, budgets or time. Two implementations stand beside it: `kv_manager.py` (blocks,
-prefix cache, copy-on-write, swap) and `policy_memory.py` (any way of `policies.py`, and any allocator of lab 3), so
+its reason); and what some memories can do besides: swap, fork, and say where each token lies. Knows nothing of queues,
+budgets or time. Three implementations stand beside it: `kv_manager.py` (blocks, prefix cache, copy-on-write, swap),
+`policy_memory.py` (any way of `policies.py`, and any allocator of lab 3) and `cache_memory.py` (any cache of lab 5), so
 that one scheduler serves them all and a comparison exchanges one part.
 Every call checks ids, then values, then memory; a refused call changes nothing.
 """
@@ -14,10 +15,8 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from reference_impl.memory.accounting import Account
+from reference_impl.memory.kv_policy import BlockCopies as BlockCopies
 from reference_impl.memory.kv_policy import Refusal
-
-BlockCopies = tuple[tuple[int, int], ...]
-"""Blocks (src, dst) to be copied, all of them read before any is written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +83,37 @@ class KVMemory(Protocol):
 
     def check_invariants(self) -> None:
         """AssertionError names the invariant and the offender."""
+
+
+@runtime_checkable
+class PlacedMemory(KVMemory, Protocol):
+    """KV memory in `num_blocks` blocks of `block_size` tokens each, that says where every token lies.
+
+    Token t of a request lies in slot `table[t // block_size] * block_size + t % block_size` of its block table. No two
+    requests share a slot, except for tokens that are computed: found again, or forked. What is computed stays in its
+    slot, but for the copies that are in a `Grant`.
+    """
+
+    num_blocks: int
+    block_size: int
+
+    def block_table(self, request: int) -> list[int]:
+        """Physical block ids in logical order, for every slot the request has; the caller's own copy.
+
+        Raises: KeyError on an unknown id, ValueError on one that is swapped out. Cost: O(its blocks).
+        """
+
+
+@runtime_checkable
+class ForkingMemory(KVMemory, Protocol):
+    """KV memory in which a request can start with everything that another one has computed."""
+
+    def fork(self, parent: int, demand: Demand) -> Refusal | None:
+        """Start the request of `demand` with every slot of `parent`, all of them computed; it takes no memory.
+
+        Raises: KeyError and ValueError on ids as `admit` and `grow`, ValueError on a parent in the middle of a step,
+        and on a demand that does not begin with the parent's tokens.
+        """
 
 
 @runtime_checkable

@@ -1,8 +1,9 @@
 """What a way to keep the KV of requests promises, and what all ways check alike.
 
 Owns: the Protocol `KVPolicy`, the refusals, and the checks of ids and values. Knows nothing of ranges or blocks: the
-ways themselves are in `policies.py`. Every call checks ids, then values, then memory, and a refused call changes
-nothing. A refusal is a result, not an error: it says why, what was needed and what was free.
+ways themselves are in `policies.py` and `paged_blocks.py`. Every call checks ids, then values, then memory, and a
+refused call changes nothing. A refusal is a result, not an error: it says why, what was needed and what was free.
+A token that was committed stays in its slot, unless `append` answers a copy of it.
 """
 
 from __future__ import annotations
@@ -15,6 +16,9 @@ from typing import Protocol, runtime_checkable
 
 from reference_impl.memory.accounting import Account
 from reference_impl.memory.contiguous import at_least_one
+
+BlockCopies = tuple[tuple[int, int], ...]
+"""Blocks (src, dst) to be copied, all of them read before any is written."""
 
 
 class Reason(Enum):
@@ -29,6 +33,7 @@ class Reason(Enum):
     PROMISED = "what is free is promised to requests that are in memory"
     WATERMARK = "too little memory would stay free for those that are in memory"
     NO_HOST_ROOM = "too little memory is free on the host"
+    NOT_SHARED = "this memory cannot be shared between requests"
 
     @property
     def is_final(self) -> bool:
@@ -51,14 +56,15 @@ class Refusal:
 
 @runtime_checkable
 class KVPolicy(Protocol):
-    """One way to keep requests in a memory of `capacity` tokens."""
+    """One way to keep requests in a memory of `capacity` tokens, in blocks of `block_size`; a range has blocks of 1."""
 
     capacity: int
+    block_size: int
     copied_tokens: int
     """Tokens read and written again so far, only to make room."""
 
     def admit(self, request: int, prompt_tokens: int, max_new_tokens: int, true_new_tokens: int) -> Refusal | None:
-        """Take `request` in, with the KV of its prompt; None if that worked.
+        """Take `request` in, with room for the KV of its prompt; None if that worked.
 
         Only the policies that say so look at `true_new_tokens` to decide: no server knows it beforehand. All use it
         for their account. Raises: ValueError on a known id, or unless prompt >= 1 and 1 <= true <= max.
@@ -70,8 +76,29 @@ class KVPolicy(Protocol):
         Changes nothing. Raises: ValueError unless prompt >= 1 and 1 <= true <= max.
         """
 
-    def append(self, request: int, num_tokens: int = 1) -> Refusal | None:
-        """Keep `num_tokens` more. KeyError on an unknown id, ValueError beyond the true length or below 1."""
+    def append(self, request: int, num_tokens: int = 1) -> BlockCopies | Refusal:
+        """Keep `num_tokens` more; the blocks that must be copied for it before anything is written.
+
+        Raises: KeyError on an unknown id, ValueError beyond the true length or below 1.
+        """
+
+    def commit(self, request: int, num_tokens: int) -> None:
+        """The KV of the first `num_tokens` tokens is written. Cumulative.
+
+        Raises: KeyError on an unknown id, ValueError beyond the tokens that are kept.
+        """
+
+    def fork(
+        self, parent: int, request: int, num_tokens: int, max_new_tokens: int, true_new_tokens: int
+    ) -> Refusal | None:
+        """Start `request`, of `num_tokens` tokens, with all blocks of `parent`, whose tokens are all committed.
+
+        Raises: KeyError on an unknown parent, ValueError as `admit`, in the middle of the parent's step, and on fewer
+        tokens than the parent keeps.
+        """
+
+    def block_table(self, request: int) -> list[int]:
+        """The blocks of the tokens kept, in logical order; the caller's own copy. KeyError on an unknown id."""
 
     def finish(self, request: int) -> None:
         """Forget `request`, done or preempted. KeyError on an unknown id."""
@@ -82,20 +109,26 @@ class KVPolicy(Protocol):
 
 @dataclass
 class Live:
-    """A request in memory: tokens held now, at its true end, and at the latest end it was allowed."""
+    """A request in memory: tokens held now, at its true end, at the latest end it was allowed, and written so far."""
 
     held: int
     final: int
     limit: int
+    computed: int = 0
 
 
 class Requests(ABC):
     """The live requests, and the checks of ids and values that all policies share."""
 
-    def __init__(self, capacity: int) -> None:
+    def __init__(self, capacity: int, block_size: int = 1) -> None:
         self.capacity = at_least_one("capacity", capacity)
+        self.block_size = at_least_one("block_size", block_size)
         self.copied_tokens = 0
         self._live: dict[int, Live] = {}
+
+    @abstractmethod
+    def _refusal(self, needed: int, reason: Reason | None = None) -> Refusal:
+        """A refusal of `needed` tokens; without a reason, the one that the memory gives now."""
 
     @abstractmethod
     def _never_fits(self, live: Live) -> Refusal | None:
@@ -103,6 +136,31 @@ class Requests(ABC):
 
     def never_fits(self, prompt_tokens: int, max_new_tokens: int, true_new_tokens: int) -> Refusal | None:
         return self._never_fits(self._lengths(prompt_tokens, max_new_tokens, true_new_tokens))
+
+    def commit(self, request: int, num_tokens: int) -> None:
+        live = self._known(request)
+        if not 0 <= num_tokens <= live.held:
+            raise ValueError(f"num_tokens must be 0 to the {live.held} slots of request {request}, got {num_tokens}")
+        live.computed = max(live.computed, num_tokens)
+
+    def fork(
+        self, parent: int, request: int, num_tokens: int, max_new_tokens: int, true_new_tokens: int
+    ) -> Refusal | None:
+        child = self._child(parent, request, num_tokens, max_new_tokens, true_new_tokens)
+        return self._refusal(child.held, Reason.NOT_SHARED)
+
+    def _child(self, parent: int, request: int, num_tokens: int, max_new: int, true_new: int) -> Live:
+        family = self._known(parent)
+        child = self._announced(request, num_tokens, max_new, true_new)
+        if family.computed != family.held:
+            raise ValueError(
+                f"request {parent} has {family.held} slots and {family.computed} computed tokens: "
+                "commit its step before it is forked"
+            )
+        if child.held < family.held:
+            raise ValueError(f"num_tokens is {child.held}, the parent has {family.held} computed tokens")
+        child.held = child.computed = family.held
+        return child
 
     def _announced(self, request: int, prompt: int, max_new: int, true_new: int) -> Live:
         if index(request) in self._live:

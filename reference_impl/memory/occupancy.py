@@ -87,9 +87,12 @@ class _Player:
     def step(self) -> None:
         """One token for every request that runs and is not preempted on the way."""
         for request in list(self.running):
-            while request in self.running and self.policy.append(request) is not None:
-                self._preempt(next(reversed(self.running)))
             if (live := self.running.get(request)) is None:
+                continue
+            self.policy.commit(request, live.prompt)
+            while request in self.running and isinstance(self.policy.append(request), Refusal):
+                self._preempt(next(reversed(self.running)))
+            if request not in self.running:
                 continue
             live.prompt += 1
             live.new -= 1

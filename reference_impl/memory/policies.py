@@ -1,8 +1,8 @@
-"""Ways to keep the KV of requests in memory: padded, contiguous three ways, growing, paged.
+"""Ways to keep the KV of requests in memory: contiguous three ways, growing, padded; and all ways by name.
 
 Owns: how much memory a request is given, when, and what happens when it runs short. Knows nothing of queues or time:
 whether a refused request waits, and whom to preempt, is for the caller to say (see `occupancy.py`).
-The contract is in `kv_policy.py`.
+The contract is in `kv_policy.py`, the way by blocks in `paged_blocks.py`.
 Source: Kwon et al., SOSP 2023, sections 3.1 and 6.1 (reserving the maximum, a power of two, or the true length).
 """
 
@@ -13,14 +13,12 @@ from dataclasses import dataclass
 from operator import index
 from typing import Literal
 
-from labkit.contracts import BlockAllocator as BlockContract
-from labkit.contracts import OutOfBlocks, OutOfMemory
+from labkit.contracts import OutOfMemory
 from reference_impl.memory.accounting import Account, split_free
-from reference_impl.memory.block_allocator import BlockAllocator
-from reference_impl.memory.block_table import blocks_for
 from reference_impl.memory.buddy import BuddyAllocator
 from reference_impl.memory.contiguous import ContiguousAllocator, at_least_one
-from reference_impl.memory.kv_policy import KVPolicy, Live, Reason, Refusal, Requests
+from reference_impl.memory.kv_policy import BlockCopies, KVPolicy, Live, Reason, Refusal, Requests
+from reference_impl.memory.paged_blocks import PagedBlocks
 
 Placement = Literal["first", "best", "buddy"]
 
@@ -63,7 +61,7 @@ class _Ranges(Requests):
     def account(self, wanted: int = 1) -> Account:
         held = reserved = internal = 0
         for request, live in self._live.items():
-            length = self._length(request)
+            length = self._range(request)[1]
             # A range that can still grow may be shorter than the request's end.
             used = min(live.final, length)
             held += live.held
@@ -72,8 +70,14 @@ class _Ranges(Requests):
         external, free = split_free(self.memory.holes(), at_least_one("wanted", wanted))
         return Account(held, reserved, internal, 0, external, free)
 
-    def _length(self, request: int) -> int:
-        return self.memory.range_of(request)[1]
+    def block_table(self, request: int) -> list[int]:
+        held = self._known(request).held
+        start, _ = self._range(request)
+        return list(range(start, start + held))
+
+    def _range(self, request: int) -> tuple[int, int]:
+        """(start, size) of what a live request has."""
+        return self.memory.range_of(request)
 
 
 class ReservedRanges(_Ranges):
@@ -102,10 +106,10 @@ class ReservedRanges(_Ranges):
             return self._refusal(live.final, Reason.TOO_LONG)
         return self._refusal(size) if size > self.memory.longest_possible else None
 
-    def append(self, request: int, num_tokens: int = 1) -> Refusal | None:
+    def append(self, request: int, num_tokens: int = 1) -> BlockCopies | Refusal:
         live, held = self._growing(request, num_tokens)
         live.held = held
-        return None
+        return ()
 
     def finish(self, request: int) -> None:
         self._known(request)
@@ -116,8 +120,9 @@ class ReservedRanges(_Ranges):
 class GrowingRanges(_Ranges):
     """A range as long as the prompt; when it is full, twice as long: in place if it can, else elsewhere.
 
-    A move needs the new range while the old one is still there, and copies every token held. `copied_tokens` counts
-    them, `copied_bytes` at `bytes_per_token`. A range never exceeds the request's limit.
+    A move needs the new range while the old one is still there, and copies every token written. `copied_tokens` counts
+    them, `copied_bytes` at `bytes_per_token`. A range never exceeds the request's limit. The old range is free at once:
+    another request may be given it in the same step, because all copies of a step are read before any is written.
     """
 
     def __init__(self, capacity: int, bytes_per_token: int = 1, placement: Literal["first", "best"] = "first") -> None:
@@ -143,31 +148,37 @@ class GrowingRanges(_Ranges):
     def _never_fits(self, live: Live) -> Refusal | None:
         return self._refusal(live.limit) if live.limit > self.capacity else None
 
-    def append(self, request: int, num_tokens: int = 1) -> Refusal | None:
+    def append(self, request: int, num_tokens: int = 1) -> BlockCopies | Refusal:
         live, needed = self._growing(request, num_tokens)
-        length = self._length(request)
-        # Twice as long, so that a request moves O(log tokens) times; as long as needed where that has no room.
-        sizes = (min(live.limit, max(needed, 2 * length)), needed)
-        if needed > length and not any(self._grow(request, size) for size in sizes):
+        copies: BlockCopies | None = ()
+        if needed > (length := self._range(request)[1]):
+            # Twice as long, so that a request moves O(log tokens) times; as long as needed where that has no room.
+            copies = self._grow(request, min(live.limit, max(needed, 2 * length)))
+            if copies is None:
+                copies = self._grow(request, needed)
+        if copies is None:
             return self._refusal(needed)
         live.held = needed
-        return None
+        return copies
 
     def finish(self, request: int) -> None:
         self._known(request)
         self.memory.free(self._range_ids.pop(index(request)))
         del self._live[index(request)]
 
-    def _grow(self, request: int, size: int) -> bool:
+    def _grow(self, request: int, size: int) -> BlockCopies | None:
+        """The copies that a range of `size` costs; None, with nothing changed, if there is no room for it."""
         old = self._range_ids[index(request)]
+        start, length = self.memory.range_of(old)
         assert isinstance(self.memory, ContiguousAllocator), "buddies do not grow in place"
-        if self.memory.extend(old, size - self._length(request)):
-            return True
+        if self.memory.extend(old, size - length):
+            return ()
         if not self._take(request, size):
-            return False
+            return None
         self.memory.free(old)
-        self.copied_tokens += self._live[index(request)].held
-        return True
+        computed, new_start = self._live[index(request)].computed, self._range(request)[0]
+        self.copied_tokens += computed
+        return tuple(zip(range(start, start + computed), range(new_start, new_start + computed), strict=True))
 
     def _take(self, request: int, size: int) -> bool:
         try:
@@ -178,113 +189,68 @@ class GrowingRanges(_Ranges):
         self._next_range_id += 1
         return True
 
-    def _length(self, request: int) -> int:
-        return self.memory.range_of(self._range_ids[index(request)])[1]
-
-
-class PagedBlocks(Requests):
-    """Blocks as tokens come, by the allocator of lab 3; `allocator` may make anybody's.
-
-    Any free block serves any request, so no free memory is external. Raises: ValueError on a capacity that is not
-    whole blocks, because a comparison at equal bytes would not be one.
-    """
-
-    def __init__(
-        self, capacity: int, block_size: int = 16, allocator: Callable[[int, int], BlockContract] = BlockAllocator
-    ) -> None:
-        super().__init__(capacity)
-        self.block_size = at_least_one("block_size", block_size)
-        if self.capacity % self.block_size:
-            raise ValueError(f"capacity {capacity} is no multiple of block_size {block_size}")
-        self.blocks = allocator(self.capacity // self.block_size, self.block_size)
-
-    def admit(self, request: int, prompt_tokens: int, max_new_tokens: int, true_new_tokens: int) -> Refusal | None:
-        live = self._announced(request, prompt_tokens, max_new_tokens, true_new_tokens)
-        if (refusal := self._never_fits(live)) is not None:
-            return refusal
-        try:
-            self.blocks.allocate(request, live.held)
-        except OutOfBlocks:
-            return self._refusal(Reason.NO_ROOM, self._slots(live.held))
-        self._live[index(request)] = live
-        return None
-
-    def _never_fits(self, live: Live) -> Refusal | None:
-        return self._refusal(Reason.NEVER_FITS, live.limit) if live.limit > self.capacity else None
-
-    def append(self, request: int, num_tokens: int = 1) -> Refusal | None:
-        live, held = self._growing(request, num_tokens)
-        try:
-            # Nothing is shared here, so there is never a block to copy first.
-            self.blocks.append(request, held - live.held)
-        except OutOfBlocks:
-            return self._refusal(Reason.NO_ROOM, self._slots(held) - self._slots(live.held))
-        live.held = held
-        return None
-
-    def finish(self, request: int) -> None:
-        self._known(request)
-        self.blocks.free(request)
-        del self._live[index(request)]
-
-    def account(self, wanted: int = 1) -> Account:
-        at_least_one("wanted", wanted)
-        held = sum(live.held for live in self._live.values())
-        tail = sum(self._slots(live.held) - live.held for live in self._live.values())
-        return Account(held=held, tail=tail, free=self.blocks.num_free_blocks * self.block_size)
-
-    def _slots(self, tokens: int) -> int:
-        return blocks_for(tokens, self.block_size) * self.block_size
-
-    def _refusal(self, reason: Reason, needed: int) -> Refusal:
-        free = self.blocks.num_free_blocks * self.block_size
-        return Refusal(reason, needed, free, free)
+    def _range(self, request: int) -> tuple[int, int]:
+        return self.memory.range_of(self._range_ids[index(request)])
 
 
 class PaddedBatch(Requests):
     """One rectangle for a batch: rows as long as the longest prompt and the longest allowed output together.
 
-    Requests join until the first append. From then on nobody joins, and the rectangle stays, finished rows with it,
-    until the last row is done.
+    Requests join until the first of them has KV in its row. From then on nobody joins, and the rectangle stays where it
+    is, finished rows with it, until the last row is done. Prompts end in one column, so a short one starts further
+    right in its row.
     """
 
     def __init__(self, capacity: int) -> None:
         super().__init__(capacity)
         self._running: tuple[int, int] | None = None
+        self._starts: dict[int, int] = {}
+        """Request -> slot of its first token, once the batch runs."""
 
     def admit(self, request: int, prompt_tokens: int, max_new_tokens: int, true_new_tokens: int) -> Refusal | None:
         live = self._announced(request, prompt_tokens, max_new_tokens, true_new_tokens)
         if (refusal := self._never_fits(live)) is not None:
             return refusal
-        rows, length = self._rectangle()
-        free = self.capacity - rows * length
         if self._running is not None:
-            return Refusal(Reason.BATCH_RUNS, live.limit, free, free)
+            return self._refusal(live.limit, Reason.BATCH_RUNS)
+        rows, length = self._rectangle()
         self._live[index(request)] = live
         wider_rows, wider = self._rectangle()
         if wider_rows * wider > self.capacity:
             del self._live[index(request)]
-            return Refusal(Reason.NO_ROOM, wider_rows * wider - rows * length, free, free)
+            return self._refusal(wider_rows * wider - rows * length)
         return None
 
-    def _never_fits(self, live: Live) -> Refusal | None:
-        if live.limit <= self.capacity:
-            return None
+    def _refusal(self, needed: int, reason: Reason | None = None) -> Refusal:
         rows, length = self._rectangle()
         free = self.capacity - rows * length
-        return Refusal(Reason.NEVER_FITS, live.limit, free, free)
+        return Refusal(Reason.NO_ROOM if reason is None else reason, needed, free, free)
 
-    def append(self, request: int, num_tokens: int = 1) -> Refusal | None:
+    def _never_fits(self, live: Live) -> Refusal | None:
+        return self._refusal(live.limit, Reason.NEVER_FITS) if live.limit > self.capacity else None
+
+    def append(self, request: int, num_tokens: int = 1) -> BlockCopies | Refusal:
         live, held = self._growing(request, num_tokens)
-        self._running = self._rectangle()
+        self._run()
         live.held = held
-        return None
+        return ()
+
+    def commit(self, request: int, num_tokens: int) -> None:
+        super().commit(request, num_tokens)
+        if num_tokens:
+            self._run()
 
     def finish(self, request: int) -> None:
         self._known(request)
         del self._live[index(request)]
         if not self._live:
             self._running = None
+            self._starts = {}
+
+    def block_table(self, request: int) -> list[int]:
+        held = self._known(request).held
+        start = (self._starts or self._rows())[index(request)]
+        return list(range(start, start + held))
 
     def account(self, wanted: int = 1) -> Account:
         rows, length = self._rectangle()
@@ -296,13 +262,28 @@ class PaddedBatch(Requests):
         external, free = split_free([(0, self.capacity - rows * length)], at_least_one("wanted", wanted))
         return Account(held, reserved, internal, 0, external, free)
 
+    def _run(self) -> None:
+        """Something stands in a row: from now on the rectangle and its rows stay as they are."""
+        if self._running is None:
+            self._running, self._starts = self._rectangle(), self._rows()
+
+    def _rows(self) -> dict[int, int]:
+        """Request -> slot of its first token, before the batch runs. Cost: O(rows)."""
+        _, length = self._rectangle()
+        return {
+            request: row * length + self._longest_prompt() - live.held
+            for row, (request, live) in enumerate(self._live.items())
+        }
+
     def _rectangle(self) -> tuple[int, int]:
         """(rows, slots in a row). Until the batch runs nothing has been appended: what a row holds is its prompt."""
         if self._running is not None:
             return self._running
-        prompt = max((live.held for live in self._live.values()), default=0)
         output = max((live.limit - live.held for live in self._live.values()), default=0)
-        return len(self._live), prompt + output
+        return len(self._live), self._longest_prompt() + output
+
+    def _longest_prompt(self) -> int:
+        return max((live.held for live in self._live.values()), default=0)
 
 
 @dataclass(frozen=True)

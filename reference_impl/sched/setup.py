@@ -26,7 +26,8 @@ from labkit.contracts import Scheduler as SchedulerContract
 from reference_impl.memory.eviction import FIFO, LFU, LRU, SLRU, EvictionPolicy
 from reference_impl.memory.kv_manager import KVManager
 from reference_impl.memory.kv_memory import KVMemory
-from reference_impl.memory.policies import POLICIES, PagedBlocks, Sizes
+from reference_impl.memory.paged_blocks import PagedBlocks
+from reference_impl.memory.policies import POLICIES, Sizes
 from reference_impl.memory.policy_memory import PolicyMemory
 from reference_impl.plugin import is_plugin, load_class
 from reference_impl.sched.contract import ContractScheduler

@@ -53,7 +53,7 @@ def _replay(prompt_tokens: int, scheduler: str) -> Metrics:
     cost = CostModel(DEVICES["rtx4090"], MODELS["qwen3-0.6b"])
     kv_tokens = cost.model.kv_tokens_on(cost.device)
     setup = Setup("paged", scheduler, kv_tokens, max_length=kv_tokens, max_tokens_per_step=BUDGET)
-    return simulate(_requests(prompt_tokens), build(setup), cost, Settings(account_every=64), block_tokens=16)
+    return simulate(_requests(prompt_tokens), build(setup), cost, Settings(account_every=64))
 
 
 def _requests(prompt_tokens: int) -> Iterator[Arrival]:

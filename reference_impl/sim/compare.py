@@ -113,7 +113,7 @@ def _run(
 ) -> Run:
     started, name = time.perf_counter(), shown(setup.allocator)
     replay = partial(simulate, traffic.arrivals(), scheduler, cost, settings)
-    metrics = _blaming(setup, partial(replay, block_tokens=setup.block_size, progress=progress))
+    metrics = _blaming(setup, partial(replay, progress=progress))
     if not metrics.completed:
         raise ValueError(f"{name}: not one of {traffic.requests:,} requests could run: {refusals(metrics)}")
     effective = setup.effective()

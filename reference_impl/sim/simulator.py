@@ -15,9 +15,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from reference_impl.memory.accounting import Account
-from reference_impl.memory.kv_memory import KVMemory
+from reference_impl.memory.kv_memory import KVMemory, PlacedMemory
 from reference_impl.memory.kv_policy import Refusal
-from reference_impl.memory.policy_memory import PolicyMemory
 from reference_impl.sched.plan import Plan
 from reference_impl.sched.request import Request
 from reference_impl.sched.surface import EngineScheduler
@@ -84,14 +83,13 @@ def simulate(
     cost: CostModel,
     settings: Settings | None = None,
     *,
-    block_tokens: int = 1,
     progress: Progress | None = None,
 ) -> Metrics:
-    """Run until every request is answered or refused. `block_tokens`: tokens of a block, for the cost of copies.
+    """Run until every request is answered or refused.
 
     Raises: ValueError on arrivals that go back in time; SimulationError if the scheduler has work and plans none.
     """
-    run = _Run(arrivals, scheduler, cost, settings or Settings(), block_tokens, progress)
+    run = _Run(arrivals, scheduler, cost, settings or Settings(), progress)
     while run.step():
         pass
     return run.metrics
@@ -106,7 +104,6 @@ class _Run:
         scheduler: EngineScheduler,
         cost: CostModel,
         settings: Settings,
-        block_tokens: int,
         progress: Progress | None,
     ) -> None:
         self._arrivals = iter(arrivals)
@@ -114,14 +111,14 @@ class _Run:
         self._memory: KVMemory = scheduler.memory
         self._cost = cost
         self._settings = settings
-        self._block_tokens = block_tokens
+        # What is copied or swapped is counted in the memory's own blocks; a range has blocks of one token.
+        self._block_tokens = self._memory.block_size if isinstance(self._memory, PlacedMemory) else 1
         self._progress = progress
         self.metrics = Metrics(settings.targets)
         self._live: dict[int, _Live] = {}
         self._next = next(self._arrivals, None)
         self._next_id = 0
         self._clock_s = 0.0 if settings.concurrency else (self._next.arrival_s if self._next else 0.0)
-        self._moved = 0
         self._sample: tuple[Account, int, int] = (self._memory.account(), 0, 0)
         self._sample_s = 0.0
         self._until_sample = 0
@@ -198,11 +195,7 @@ class _Run:
 
     def _count(self, plan: Plan) -> StepWork:
         """The plan's work, added to the total. Raises: SimulationError on a plan that leads nowhere."""
-        moved = 0
-        if isinstance(self._memory, PolicyMemory):
-            moved = self._memory.policy.copied_tokens - self._moved
-            self._moved += moved
-        work = work_of(plan, self._block_tokens, moved)
+        work = work_of(plan, self._block_tokens)
         if not work.tokens and not work.swap_copies:
             name = type(self._scheduler).__name__
             refusal = "" if plan.refused is None else f" ({plan.refused})"

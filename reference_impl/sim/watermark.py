@@ -73,7 +73,7 @@ def _replay(watermark: float, scale: float, seed: int) -> Metrics:
     )
     cost = CostModel(DEVICES["gb200"], MODELS["qwen2.5-7b"])
     settings = Settings(concurrency=max(2, round(CONCURRENCY * scale)), account_every=256)
-    return simulate(_requests(round(REQUESTS * scale), seed), build(setup), cost, settings, block_tokens=16)
+    return simulate(_requests(round(REQUESTS * scale), seed), build(setup), cost, settings)
 
 
 def _requests(count: int, seed: int) -> Iterator[Arrival]:

@@ -45,15 +45,15 @@ class StepWork:
         )
 
 
-def work_of(plan: Plan, block_tokens: int = 1, moved_tokens: int = 0) -> StepWork:
-    """The work of a plan whose blocks hold `block_tokens`; `moved_tokens` were copied besides to make room.
+def work_of(plan: Plan, block_tokens: int = 1) -> StepWork:
+    """The work of a plan whose blocks hold `block_tokens`.
 
     Cost: two sums over the scheduled requests when all of them decode, a loop over them otherwise.
     """
     swaps = 0
     if plan.swapped_out or plan.swapped_in:
         swaps = sum(map(len, plan.swapped_out.values())) + sum(map(len, plan.swapped_in.values()))
-    copied = len(plan.copies) * block_tokens + moved_tokens
+    copied = len(plan.copies) * block_tokens
     if plan.rectangle is not None:
         rows, tokens, pairs, kv_read = _rectangle(plan.rectangle)
     else:

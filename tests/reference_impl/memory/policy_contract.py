@@ -12,8 +12,8 @@ import random
 from collections.abc import Callable
 from dataclasses import astuple
 
-from reference_impl.memory.kv_policy import KVPolicy, Refusal
-from reference_impl.memory.policies import PagedBlocks
+from reference_impl.memory.kv_policy import BlockCopies, KVPolicy, Refusal
+from reference_impl.memory.paged_blocks import PagedBlocks
 
 MakePolicy = Callable[[], KVPolicy]
 CALLS = 250
@@ -70,11 +70,12 @@ class _Model:
             del self.live[request]
             self.ended.add(request)
 
-    def _accepted(self, call: Callable[[], Refusal | None]) -> bool:
+    def _accepted(self, call: Callable[[], BlockCopies | Refusal | None]) -> bool:
         """Whether the call did what it was asked for. A refusal tells the truth and changes nothing."""
         before = (self.policy.account(), _tables(self.policy, self.live))
         refusal = call()
-        if refusal is None:
+        if not isinstance(refusal, Refusal):
+            assert self._is_paged is False or not refusal, f"copies, and nothing is shared: {refusal}"
             return True
         assert (self.policy.account(), _tables(self.policy, self.live)) == before, (
             f"a refusal changed something: {refusal}"

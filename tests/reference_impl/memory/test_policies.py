@@ -11,11 +11,11 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from reference_impl.memory.accounting import Account, split_free
 from reference_impl.memory.kv_policy import KVPolicy, Reason, Refusal
+from reference_impl.memory.paged_blocks import PagedBlocks
 from reference_impl.memory.policies import (
     POLICIES,
     GrowingRanges,
     PaddedBatch,
-    PagedBlocks,
     ReservedRanges,
     Sizes,
     reserve_max,
@@ -79,12 +79,13 @@ class PolicyMachine(RuleBasedStateMachine):
         held, final, _ = self.live[request]
         num_tokens = data.draw(st.integers(1, final - held))
         before = self.policy.account()
-        refusal = self.policy.append(request, num_tokens)
-        if refusal is None:
-            self.live[request][0] += num_tokens
-        else:
+        answer = self.policy.append(request, num_tokens)
+        if isinstance(answer, Refusal):
             assert self.name in ("grow", "paged")
-            self.check_refusal(refusal, before)
+            self.check_refusal(answer, before)
+        else:
+            assert not answer or self.name == "grow"
+            self.live[request][0] += num_tokens
 
     @rule(request=ids)
     def finish(self, request: int) -> None:
@@ -219,11 +220,13 @@ def test_a_growing_range_moves_with_all_its_tokens_when_somebody_stands_behind_i
     policy = GrowingRanges(32, bytes_per_token=10)
     assert policy.admit(1, 4, 10, 10) is None
     assert policy.admit(2, 2, 2, 2) is None
-    assert policy.append(1) is None
+    policy.commit(1, 4)
+    assert policy.append(1) == ((0, 6), (1, 7), (2, 8), (3, 9))
+    assert policy.block_table(1) == [6, 7, 8, 9, 10]
     assert (policy.copied_tokens, policy.copied_bytes) == (4, 40)
     assert policy.account() == Account(held=5 + 2, reserved=3, free=32 - 8 - 2)
     # Nobody behind it now: it grows in place, and not to the double of 8 but to its limit.
-    assert policy.append(1, 9) is None
+    assert policy.append(1, 9) == ()
     assert policy.copied_tokens == 4
     assert policy.account() == Account(held=14 + 2, free=32 - 14 - 2)
 
@@ -234,7 +237,7 @@ def test_a_growing_range_without_room_to_double_takes_what_it_needs() -> None:
     assert policy.admit(2, 1, 1, 1) is None
     policy.finish(1)
     assert policy.admit(3, 3, 7, 7) is None
-    assert policy.append(3, 1) is None
+    assert policy.append(3, 1) == ()
     assert policy.account() == Account(held=5, reserved=2, free=3)
     assert policy.append(3, 5) == Refusal(Reason.NO_ROOM, needed=9, free=3, largest=3)
 
@@ -245,7 +248,7 @@ def test_nobody_joins_a_padded_batch_that_runs_and_no_row_leaves_before_the_last
     assert policy.admit(2, 5, 3, 3) is None
     # Two rows of 5 + 4 slots: pads, steps that the second row may not take, and steps nobody will take.
     assert policy.account() == Account(held=7, reserved=4, internal=18 - 11, free=22)
-    assert policy.append(1) is None
+    policy.commit(1, 2)
     refusal = policy.admit(3, 1, 1, 1)
     assert refusal is not None
     assert refusal.reason is Reason.BATCH_RUNS

@@ -11,7 +11,9 @@ import pytest
 
 from autograder.course import load_module
 from labkit.contracts import BlockAllocator as BlockContract
-from reference_impl.memory.policies import POLICIES, KVPolicy, PagedBlocks, Sizes
+from reference_impl.memory.kv_policy import KVPolicy
+from reference_impl.memory.paged_blocks import PagedBlocks
+from reference_impl.memory.policies import POLICIES, Sizes
 from tests import corpus
 from tests.corpus import Wrong
 from tests.reference_impl.memory.policy_contract import drive

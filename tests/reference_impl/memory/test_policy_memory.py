@@ -9,7 +9,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from reference_impl.memory.kv_memory import Demand, Grant, KVMemory, SwappingMemory
 from reference_impl.memory.kv_policy import Reason, Refusal
-from reference_impl.memory.policies import POLICIES, PagedBlocks, ReservedRanges, Sizes, reserve_oracle
+from reference_impl.memory.paged_blocks import PagedBlocks
+from reference_impl.memory.policies import POLICIES, ReservedRanges, Sizes, reserve_oracle
 from reference_impl.memory.policy_memory import PolicyMemory
 
 SIZES = Sizes(48, 32, 4)
@@ -51,9 +52,9 @@ class PolicyMemoryMachine(RuleBasedStateMachine):
         if target <= self.slots[request]:
             assert answer == Grant()
             return
-        refusal = self.twin.append(request, target - self.slots[request])
-        assert answer == (Grant() if refusal is None else refusal)
-        if refusal is None:
+        same = self.twin.append(request, target - self.slots[request])
+        assert answer == (same if isinstance(same, Refusal) else Grant(copies=same))
+        if isinstance(answer, Grant):
             self.slots[request] = target
 
     @rule(request=st.integers(0, 5))
@@ -64,6 +65,7 @@ class PolicyMemoryMachine(RuleBasedStateMachine):
                     call(request)
             return
         self.memory.commit(request, self.slots[request])
+        self.twin.commit(request, self.slots[request])
         with pytest.raises(ValueError, match=f"0 to the {self.slots[request]} slots of request {request}"):
             self.memory.commit(request, self.slots[request] + 1)
         self.memory.free(request)
