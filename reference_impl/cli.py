@@ -15,6 +15,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from reference_impl.bench import command as bench
+from reference_impl.engine import watch_command as watch
+from reference_impl.model import command as model
 from reference_impl.sim import command as sim
 from reference_impl.subcommands import check_output
 
@@ -66,7 +68,9 @@ def _parser() -> argparse.ArgumentParser:
     sharing.add_argument("--seed", type=int, default=0)
     sharing.set_defaults(run=_sharing)
     sim.add_parsers(commands)
+    model.add_parser(commands)
     bench.add_parser(commands)
+    watch.add_parser(commands)
     return parser
 
 

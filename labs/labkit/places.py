@@ -1,6 +1,6 @@
-"""Where things lie: the course's root and the folder with request traces.
+"""Where things lie: the course's root, the folder with request traces, and the user's cache.
 
-Owns: the search for both, so that no other file knows a path. Knows nothing of what the files hold.
+Owns: the search for them, so that no other file knows a path. Knows nothing of what the files hold.
 A student's folder has no root (no `_toc.yml`): then the root is None, and the traces are None too unless some were
 downloaded before; the callers fall back or say so.
 """
@@ -26,8 +26,17 @@ def course_root(start: Path | None = None) -> Path | None:
 
 def traces_cache() -> Path:
     """Where downloaded traces lie: `padding-to-paging/traces` in the user's cache folder. It need not exist."""
+    return _cache() / "traces"
+
+
+def models_cache() -> Path:
+    """Where downloaded models lie: `padding-to-paging/models` in the user's cache folder. It need not exist."""
+    return _cache() / "models"
+
+
+def _cache() -> Path:
     caches = os.environ.get("XDG_CACHE_HOME")
-    return (Path(caches) if caches else Path.home() / ".cache") / "padding-to-paging" / "traces"
+    return (Path(caches) if caches else Path.home() / ".cache") / "padding-to-paging"
 
 
 def traces_folder() -> Path | None:

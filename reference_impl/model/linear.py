@@ -1,0 +1,51 @@
+"""Matrices that are multiplied with the same input, kept as one.
+
+Owns: the memory of their weights, and the views by which each is filled under its published name. Knows nothing of what
+they mean. One product instead of three reads its input once and starts once.
+
+    weight [rows of all, inputs]      | q_proj          |
+                                      | k_proj | v_proj |    rows, one below the other
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+class Linear:
+    """y = x W^T + b for several published matrices at once.
+
+    rows: published name -> rows of that matrix, in the order of the output. The weights are whatever the memory held
+    until they are filled.
+    """
+
+    def __init__(
+        self, inputs: int, rows: Mapping[str, int], *, bias: bool, dtype: torch.dtype, device: torch.device
+    ) -> None:
+        self.rows = dict(rows)
+        outputs = sum(rows.values())
+        self.weight = torch.empty(outputs, inputs, dtype=dtype, device=device)
+        self.bias = torch.empty(outputs, dtype=dtype, device=device) if bias else None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """[tokens, inputs] -> [tokens, rows of all]."""
+        return functional.linear(x, self.weight, self.bias)
+
+    def add_to(self, residual: Tensor, x: Tensor) -> None:
+        """residual += x W^T + b in place, [tokens, rows of all], without a tensor for the product."""
+        if self.bias is not None:
+            residual.add_(self.bias)
+        residual.addmm_(x, self.weight.t())
+
+    def weights(self) -> Iterator[tuple[str, Tensor]]:
+        """Published name -> a view of its part, to be filled."""
+        sizes = list(self.rows.values())
+        for name, view in zip(self.rows, torch.split(self.weight, sizes), strict=True):
+            yield f"{name}.weight", view
+        if self.bias is not None:
+            for name, view in zip(self.rows, torch.split(self.bias, sizes), strict=True):
+                yield f"{name}.bias", view

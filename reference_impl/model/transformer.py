@@ -1,0 +1,90 @@
+"""The whole model: token ids in, logits out, keys and values in paged memory on the way.
+
+Owns: embedding, layers, last norm and head. Knows nothing of where weights come from (`loader.py`), of sequences (they
+are in the `AttentionMetadata`) or of which token is chosen. There is no state between two calls but in the caches, and
+no padding: the tokens of all sequences lie end to end.
+
+Only the rows that a token is chosen from go through the last norm and the head: of a prefill's hundreds of tokens one.
+With SmolLM2's 49,152 words the head costs as much as ten layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from reference_impl.attention.backend import Attention
+from reference_impl.attention.metadata import AttentionMetadata
+from reference_impl.model.config import ModelConfig
+from reference_impl.model.layer import Layer, RMSNorm
+from reference_impl.model.rope import Rotary
+
+
+class Transformer:
+    """A decoder-only model. Its weights are whatever the memory held until they are filled through `weights()`."""
+
+    def __init__(
+        self, config: ModelConfig, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+    ) -> None:
+        """Raises: RuntimeError, of torch, if the device is not there or has not the memory."""
+        self.config = config
+        self.dtype = dtype
+        self.device = torch.device(device)
+        size = (config.vocab_size, config.hidden_size)
+        self.embedding = torch.empty(size, dtype=dtype, device=self.device)
+        tied = config.tied_embeddings
+        self.head = self.embedding if tied else torch.empty(size, dtype=dtype, device=self.device)
+        self.layers = [Layer(config, index, dtype=dtype, device=self.device) for index in range(config.num_layers)]
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps, dtype=dtype, device=self.device)
+        self.rotary = Rotary(config.rope, config.head_dim, dtype=dtype, device=self.device)
+
+    @property
+    def num_parameters(self) -> int:
+        """Numbers in the weights; tied ones count once."""
+        return sum(weight.numel() for _, weight in self.weights())
+
+    def weights(self) -> Iterator[tuple[str, Tensor]]:
+        """Every weight under the name that Hugging Face's checkpoints give it -> the memory to fill."""
+        yield "model.embed_tokens.weight", self.embedding
+        for index, layer in enumerate(self.layers):
+            yield from ((f"model.layers.{index}.{name}", weight) for name, weight in layer.weights())
+        yield "model.norm.weight", self.norm.weight
+        if self.head is not self.embedding:
+            yield "lm_head.weight", self.head
+
+    @torch.inference_mode()
+    def forward(
+        self,
+        token_ids: Tensor,
+        positions: Tensor,
+        caches: Sequence[tuple[Tensor, Tensor]],
+        metadata: AttentionMetadata,
+        attention: Attention,
+        logit_rows: Tensor,
+    ) -> Tensor:
+        """Logits [rows, vocab_size] float32 of the tokens at the places `logit_rows` [rows] int64 of the batch.
+
+        token_ids, positions: [tokens] int64, of all sequences end to end, then pads. caches: each layer's key_cache and
+        value_cache; the tokens' keys and values are written into the slots that `metadata` names.
+        Raises: ValueError on counts that do not go together, IndexError (on a CPU) on an unknown token id.
+        Cost: O(tokens * parameters), and attention.
+        """
+        self._check(token_ids, positions, caches, metadata)
+        hidden = functional.embedding(token_ids, self.embedding)  # [tokens, hidden_size], ours to change
+        turn = self.rotary.at(positions)
+        for layer, (key_cache, value_cache) in zip(self.layers, caches, strict=True):
+            layer.forward(hidden, turn, key_cache, value_cache, metadata, attention)
+        return functional.linear(self.norm(hidden[logit_rows]), self.head).float()
+
+    def _check(
+        self, token_ids: Tensor, positions: Tensor, caches: Sequence[tuple[Tensor, Tensor]], metadata: AttentionMetadata
+    ) -> None:
+        tokens = metadata.num_tokens
+        if token_ids.shape != (tokens,) or positions.shape != (tokens,):
+            shapes = f"{tuple(token_ids.shape)} and positions of shape {tuple(positions.shape)}"
+            raise ValueError(f"token_ids of shape {shapes} do not go with {tokens} tokens of metadata")
+        if len(caches) != len(self.layers):
+            raise ValueError(f"{len(caches)} caches for {len(self.layers)} layers")
