@@ -1,0 +1,174 @@
+"""The next token, from logits and wishes.
+
+Owns: the order in which wishes act and the arithmetic of each. Knows nothing of text, of requests or of models; keeps
+nothing between two calls. The order, which is the usual one of serving engines:
+
+    log-probabilities as the model gave them -> logit_bias -> repetition, frequency, presence penalty -> temperature
+    -> top_k -> top_p (of what top_k left) -> min_p -> draw
+
+Every row is computed by itself, in float64, and its random number is a hash of (seed, stream, position). So a token
+depends on nothing that the batch does: not on its row, its neighbours, or a preemption in between. Equal logits count
+as ordered by token id, lowest first, in the greedy choice, in every filter and in the reported list.
+Cost: one pass over all logits, and for each row that draws about five passes over its own; only a top_p that needs more
+than the 512 most likely tokens sorts a row.
+Source: top_p is Holtzman et al., ICLR 2020; min_p Nguyen et al., 2024; repetition penalty Keskar et al., 2019.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+
+import torch
+from torch import Tensor
+
+from reference_impl.model.sampling import Sampled, SamplingParams
+
+_HEAD = 512
+"""Most likely tokens that top_p looks at before it sorts them all; text seldom needs more."""
+
+
+@dataclass(frozen=True)
+class Wish:
+    """One row's wishes: the token at place len(made) of answer `stream` of a request with this prompt."""
+
+    params: SamplingParams
+    prompt: Sequence[int]
+    made: Sequence[int]
+    stream: int = 0
+
+
+def uniform(seed: int, stream: int, position: int) -> float:
+    """The random number of one token, 0 <= u < 1 in steps of 2**-53. Cost: one SHA-256, about a microsecond."""
+    digest = sha256(struct.pack("<QQQ", seed, stream, position)).digest()
+    return (int.from_bytes(digest[:8], "little") >> 11) * 2.0**-53
+
+
+class Sampler:
+    """Chooses tokens below `vocab_size`."""
+
+    def __init__(self, vocab_size: int) -> None:
+        if vocab_size < 1:
+            raise ValueError(f"vocab_size must be at least 1, got {vocab_size}")
+        self.vocab_size = vocab_size
+
+    def check(self, params: SamplingParams) -> None:
+        """Raises: ValueError on a token of logit_bias or stop_token_ids that the vocabulary does not have."""
+        for name, tokens in (("logit_bias", params.logit_bias), ("stop_token_ids", params.stop_token_ids)):
+            for token in tokens:
+                if token >= self.vocab_size:
+                    raise ValueError(f"{name} names token {token}, the vocabulary ends at {self.vocab_size - 1}")
+
+    def sample(self, logits: Tensor, wishes: Sequence[Wish]) -> list[Sampled]:
+        """One token a row. logits: [rows, vocab] float32, read only; -inf forbids a token.
+
+        Raises: ValueError on other shapes and on a seed of None; FloatingPointError, naming the row, where logits hold
+        a NaN or +inf or nothing but -inf. Then no row has a token.
+        """
+        expected = (len(wishes), self.vocab_size)
+        if tuple(logits.shape) != expected:
+            raise ValueError(f"logits must be [rows, vocab] = {expected}, got {tuple(logits.shape)}")
+        best, first = logits.max(dim=1)
+        if not bool(best.isfinite().all()):
+            row = int(best.isfinite().logical_not().nonzero()[0])
+            what = {"nan": "NaN", "inf": "+inf"}.get(str(float(best[row])), "nothing but -inf")
+            raise FloatingPointError(f"the logits of row {row} hold {what}: the model's weights or memory are broken")
+        likeliest = first.tolist()
+        return [_choose(logits[row], likeliest[row], wish) for row, wish in enumerate(wishes)]
+
+
+def _choose(row: Tensor, likeliest: int, wish: Wish) -> Sampled:
+    params = wish.params
+    biased = _biased(row, wish)
+    if not params.greedy:
+        if params.seed is None:
+            raise ValueError("seed is None: whoever adds a request draws a seed for it")
+        token = _draw(biased, params, uniform(params.seed, wish.stream, len(wish.made)))
+    elif biased is row:
+        token = likeliest
+    else:
+        token = int(biased.argmax())
+    return _reported(row, token, params.logprobs)
+
+
+def _biased(row: Tensor, wish: Wish) -> Tensor:
+    """The row after bias and penalties, in float64; the row itself if none is wished for."""
+    params = wish.params
+    repeats = params.repetition_penalty != 1
+    counted = (params.frequency_penalty or params.presence_penalty) and wish.made
+    if not (params.logit_bias or repeats or counted):
+        return row
+    biased = row.double()
+    if params.logit_bias:
+        tokens = _ids(params.logit_bias, row)
+        biased[tokens] += torch.tensor(list(params.logit_bias.values()), dtype=torch.float64, device=row.device)
+    if repeats:
+        tokens = _ids({*wish.prompt, *wish.made}, row)
+        seen = biased[tokens]
+        penalty = params.repetition_penalty
+        biased[tokens] = torch.where(seen > 0, seen / penalty, seen * penalty)
+    if counted:
+        times = Counter(wish.made)
+        count = torch.tensor(list(times.values()), dtype=torch.float64, device=row.device)
+        biased[_ids(times, row)] -= params.frequency_penalty * count + params.presence_penalty
+    if not bool(biased.max().isfinite()):
+        raise FloatingPointError(f"repetition_penalty {params.repetition_penalty} leaves no finite logit")
+    return biased
+
+
+def _ids(tokens: Iterable[int], row: Tensor) -> Tensor:
+    return torch.tensor(list(tokens), dtype=torch.int64, device=row.device)
+
+
+def _draw(row: Tensor, params: SamplingParams, number: float) -> int:
+    """The first token, by id, at which the running sum of shares passes `number`."""
+    scaled = row.double()
+    # The largest first becomes 0: no temperature overflows, and its weight is 1, so that the sum is never 0.
+    scaled = (scaled - scaled.max()) / params.temperature
+    weights = scaled.exp()
+    if params.top_k or params.top_p < 1:
+        weights = weights * _most_likely(scaled, weights, params.top_k, params.top_p)
+    if params.min_p > 0:
+        weights = weights * (weights >= params.min_p)
+    running = weights.cumsum(0)
+    # Strictly greater: a token of weight 0 adds nothing to the sum and is never the first to pass the number.
+    return int(torch.searchsorted(running, running[-1] * number, right=True))
+
+
+def _most_likely(scaled: Tensor, weights: Tensor, top_k: int, top_p: float) -> Tensor:
+    """Which tokens top_k and then top_p leave, [vocab] bool. They are the `count` largest, ties by lowest id."""
+    vocab = len(scaled)
+    limit = min(top_k or vocab, vocab)
+    count = limit
+    # Only the values in order are needed, not whose they are: they tell how many stay and the least of those.
+    ordered = scaled.topk(min(limit, _HEAD) if top_p < 1 else limit).values
+    if top_p < 1:
+        total = weights.sum() if limit == vocab else scaled.topk(limit).values.exp().sum()
+        running = ordered.exp().cumsum(0)
+        if len(ordered) < limit and running[-1] < top_p * total:
+            ordered = scaled.sort(descending=True).values[:limit]
+            running = ordered.exp().cumsum(0)
+        count = min(int(torch.searchsorted(running, top_p * total)) + 1, len(ordered))
+    least = ordered[count - 1]
+    above, tied = scaled > least, scaled == least
+    return above | (tied & (tied.cumsum(0) <= count - above.sum()))
+
+
+def _reported(row: Tensor, token: int, logprobs: int | None) -> Sampled:
+    if logprobs is None:
+        return Sampled(token)
+    exact = row.double()
+    exact = exact - exact.logsumexp(0)
+    chosen = float(exact[token])
+    if logprobs == 0:
+        return Sampled(token, chosen)
+    count = min(logprobs, len(exact))
+    least = exact.topk(count).values[-1]
+    # Ascending ids, then a sort that keeps the order of equals.
+    ids = (exact >= least).nonzero().flatten()
+    values, order = exact[ids].sort(descending=True, stable=True)
+    top = zip(ids[order[:count]].tolist(), values[:count].tolist(), strict=True)
+    return Sampled(token, chosen, tuple(top))
