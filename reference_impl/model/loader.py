@@ -83,7 +83,7 @@ def find_model(source: str) -> Source:
 
 def _tiny() -> Source:
     from reference_impl.model.tiny import RandomCheckpoint, tiny_config
-    from reference_impl.model.tokenizer import ByteTokenizer
+    from reference_impl.model.byte_tokenizer import ByteTokenizer
 
     return Source("tiny", RandomCheckpoint(tiny_config()), ByteTokenizer)
 
