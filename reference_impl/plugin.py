@@ -56,6 +56,29 @@ def load_class(place: str, contract: type) -> type[Any]:
     return found
 
 
+def load_backend(place: str, contract: type) -> Any:
+    """An object with every public method of `contract`: the module `FILE.py`, or one of `FILE.py:Class`, made bare.
+
+    Raises: PluginError as `load_class`, and if the class cannot be made without arguments.
+    """
+    if not place.endswith(".py"):
+        made_by = load_class(place, contract)
+        try:
+            return made_by()
+        except Exception as error:
+            path_text, _, name = place.rpartition(":")
+            text = str(error).splitlines()[0] if str(error) else "no message"
+            raise PluginError(f"{path_text}: {type(error).__name__} while {name}() was made: {text}") from None
+    path = Path(place)
+    if not path.is_file():
+        raise PluginError(f"{path}: no such file")
+    module = _run(path)
+    missing = [method for method in contract_methods(contract) if not callable(getattr(module, method, None))]
+    if missing:
+        raise PluginError(f"{path}: lacks {', '.join(missing)} of the contract {contract.__name__}")
+    return module
+
+
 def contract_methods(contract: type) -> list[str]:
     """The public methods that a Protocol asks for, in the order it names them. Properties may be set by `__init__`."""
     return [name for name, value in vars(contract).items() if callable(value) and not name.startswith("_")]

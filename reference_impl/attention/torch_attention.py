@@ -1,0 +1,131 @@
+"""Attention over paged keys and values in plain torch, fast on a CPU and right on any device.
+
+Owns: the arithmetic of a layer. Knows nothing of how a batch is taken apart (`torch_layout.py`), and keeps nothing:
+what all layers of a step share is put into the step's own metadata.
+
+Keys and values of a group of sequences are gathered into one piece, then used at once, while they are still in the
+processor's cache. The group of query heads that share a KV head are the rows of one small product, so keys and values
+are never repeated. Fastest if the cache keeps its heads outermost, as `engine/kv_cache.py` does: a gathered head is
+then one piece too, and no product has to copy its operand.
+
+Measured for one layer, 32 decodes of 33 to 925 tokens, 9 heads over 3 KV heads of 64 numbers, float32, two cores:
+gathering sequence by sequence and torch's own attention 2.9 ms, the same over groups of like length 2.0, products over
+groups with the heads outermost 1.9, and with the gathered pieces in memory that is used again 2.0 at worst and 3.3 at
+best on one core instead of 7.6 and 3.3. Of that the gather, which is the one time that memory is read, is half.
+For prompts torch's own attention is as fast as anything in blocks, and one call instead of fifty.
+Cost: every token of every context is read once a layer; arithmetic 4 * head_dim a query head and token.
+Source: Kwon et al., SOSP 2023, section 4.1; Ainslie et al., 2023, for the groups of heads.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+from reference_impl.attention.metadata import AttentionMetadata
+from reference_impl.attention.torch_layout import Blocks, Chunk, Geometry, Group, Layout, layout
+
+
+class TorchAttention:
+    """The `Attention` of `backend.py`. Nothing but a sequence's own slots reaches its answer, whatever they hold."""
+
+    def store_kv(
+        self, key: Tensor, value: Tensor, key_cache: Tensor, value_cache: Tensor, slot_mapping: Tensor
+    ) -> None:
+        """As in the contract. Raises: IndexError (on a CPU) on a slot behind the cache. Cost: O(tokens)."""
+        block_size = key_cache.shape[1]
+        written = slot_mapping >= 0
+        if not bool(written.all()):
+            key, value, slot_mapping = key[written], value[written], slot_mapping[written]
+        place = (slot_mapping // block_size, slot_mapping % block_size)
+        key_cache[place] = key
+        value_cache[place] = value
+
+    def attend(
+        self,
+        query: Tensor,
+        key_cache: Tensor,
+        value_cache: Tensor,
+        metadata: AttentionMetadata,
+        scale: float,
+        *,
+        window: int | None = None,
+    ) -> Tensor:
+        """As in the contract; a pad gets zeros."""
+        num_blocks, block_size, kv_heads, head_dim = key_cache.shape
+        geometry = Geometry(num_blocks, block_size, kv_heads, window)
+        parts: Layout | None = metadata.worked_out.get((TorchAttention, geometry))
+        if parts is None:
+            parts = layout(metadata, geometry, head_dim, key_cache.dtype)
+            metadata.worked_out[TorchAttention, geometry] = parts
+        out = torch.empty(query.shape, dtype=query.dtype, device=query.device)
+        if (tokens := sum(metadata.query_tokens)) < len(out):
+            out[tokens:] = 0
+        if parts.groups:
+            _decodes(query, key_cache, value_cache, parts, scale, out)
+        for chunk in parts.chunks:
+            _chunk(query, key_cache, value_cache, chunk, parts, scale, out)
+        return out
+
+
+def _decodes(query: Tensor, key_cache: Tensor, value_cache: Tensor, parts: Layout, scale: float, out: Tensor) -> None:
+    """All sequences with one query token, group by group."""
+    kv_heads, head_dim = key_cache.shape[2:]
+    num_decodes = parts.order.shape[0] // kv_heads
+    # [decodes * kv_heads, query heads of a KV head, head_dim], in the order of the groups.
+    rows = query[:num_decodes].reshape(num_decodes * kv_heads, -1, head_dim).index_select(0, parts.order).mul_(scale)
+    found = torch.empty_like(rows)
+    for group in parts.groups:
+        keys, values = (
+            _gather(cache, group.read, buffer).view(kv_heads * group.members, -1, head_dim)
+            for cache, buffer in zip((key_cache, value_cache), parts.buffers, strict=True)
+        )
+        _clear_dead(values, group, kv_heads)
+        scores = torch.bmm(rows[group.rows], keys.transpose(1, 2))
+        if group.hidden is not None:
+            # Filled, not added: a score of a hidden slot may be NaN.
+            scores.view(kv_heads, group.members, -1, keys.shape[1]).masked_fill_(group.hidden, float("-inf"))
+        torch.bmm(torch.softmax(scores, dim=-1), values, out=found[group.rows])
+    out[:num_decodes].view(found.shape).index_copy_(0, parts.order, found)
+
+
+def _clear_dead(values: Tensor, group: Group, kv_heads: int) -> None:
+    """A weight of 0 times NaN is NaN: what is hidden must not only weigh nothing, it must be a number."""
+    if group.dead is not None:
+        values.view(kv_heads, -1, values.shape[-1]).index_fill_(1, group.dead, 0)
+
+
+def _chunk(
+    query: Tensor, key_cache: Tensor, value_cache: Tensor, chunk: Chunk, parts: Layout, scale: float, out: Tensor
+) -> None:
+    """One sequence with more query tokens than one."""
+    keys, values = (
+        _gather(cache, chunk.read, buffer)[:, chunk.keys].unsqueeze(0)
+        for cache, buffer in zip((key_cache, value_cache), parts.buffers, strict=True)
+    )
+    queries = query[chunk.queries].transpose(0, 1).unsqueeze(0)  # [1, heads, queries, head_dim]
+    found = scaled_dot_product_attention(
+        queries,
+        keys,
+        values,
+        attn_mask=chunk.mask,
+        is_causal=chunk.mask is None,
+        scale=scale,
+        enable_gqa=queries.shape[1] != keys.shape[1],
+    )
+    out[chunk.queries] = found[0].transpose(0, 1)
+
+
+def _gather(cache: Tensor, read: Blocks, buffer: Tensor) -> Tensor:
+    """The tokens of these blocks, in order: [kv_heads, blocks * block_size, head_dim], in `buffer`."""
+    num_blocks, block_size, kv_heads, head_dim = cache.shape
+    piece = buffer[: read.by_head.shape[0] * block_size * head_dim]
+    heads_outermost = cache.permute(2, 0, 1, 3)
+    if heads_outermost.is_contiguous():
+        rows = heads_outermost.view(kv_heads * num_blocks, block_size * head_dim)
+        torch.index_select(rows, 0, read.by_head, out=piece.view(-1, block_size * head_dim))
+    else:
+        blocks = cache.index_select(0, read.blocks)
+        piece.view(kv_heads, -1, block_size, head_dim).copy_(blocks.permute(2, 0, 1, 3))
+    return piece.view(kv_heads, -1, head_dim)
