@@ -44,6 +44,7 @@ _IN_LAYER = {
     "ffn_down": "mlp.down_proj",
 }
 _BLOCK = re.compile(r"blk\.(\d+)\.(\w+)\.(weight|bias)")
+_LAYER = re.compile(r"model\.layers\.(\d+)\.([\w.]+)\.(weight|bias)")
 
 
 class GGUFCheckpoint:
@@ -62,7 +63,7 @@ class GGUFCheckpoint:
 
     def where(self, name: str) -> str:
         entry = self._entries.get(name)
-        return f"{self.file.path}: tensor {name if entry is None else entry.name!r}"
+        return f"{self.file.path}: tensor {_file_name(name) if entry is None else entry.name!r}"
 
     def read(self, name: str) -> Tensor:
         entry = self._entries[name]
@@ -87,6 +88,14 @@ def _published_name(name: str) -> str:
     if block is None or block[2] not in _IN_LAYER:
         return _NAMES.get(name, name)
     return f"model.layers.{block[1]}.{_IN_LAYER[block[2]]}.{block[3]}"
+
+
+def _file_name(published: str) -> str:
+    """What a tensor that is missing would be called in a GGUF file."""
+    layer = _LAYER.fullmatch(published)
+    if layer is None:
+        return next((name for name, known in _NAMES.items() if known == published), published)
+    return next(f"blk.{layer[1]}.{name}.{layer[3]}" for name, known in _IN_LAYER.items() if known == layer[2])
 
 
 def _config(file: GGUFFile) -> ModelConfig:

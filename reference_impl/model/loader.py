@@ -56,10 +56,11 @@ def load_model(source: str, *, dtype: str = "float32", device: str = "cpu") -> L
         raise ModelError(f"no dtype {dtype!r}; there are {', '.join(DTYPES)}")
     where = _device(device)
     found = find_model(source)
-    tokenizer = found.tokenizer()
+    tokenizer = _tokenizer(found)
     config = found.checkpoint.config
     if tokenizer.vocab_size > config.vocab_size:
-        raise ModelError(f"{source}: {tokenizer.vocab_size} tokens do not go with {config.vocab_size} (vocab_size)")
+        what = f"the tokenizer has {tokenizer.vocab_size} tokens, the model {config.vocab_size} (vocab_size)"
+        raise ModelError(f"{source}: {what}; they are not of one model")
     transformer = load_weights(found.checkpoint, dtype=DTYPES[dtype], device=where)
     return LoadedModel(found.name, config, transformer, tokenizer, tokenizer.eos_token_ids)
 
@@ -82,8 +83,8 @@ def find_model(source: str) -> Source:
 
 
 def _tiny() -> Source:
-    from reference_impl.model.tiny import RandomCheckpoint, tiny_config
     from reference_impl.model.byte_tokenizer import ByteTokenizer
+    from reference_impl.model.tiny import RandomCheckpoint, tiny_config
 
     return Source("tiny", RandomCheckpoint(tiny_config()), ByteTokenizer)
 
@@ -110,6 +111,13 @@ def _gguf(path: Path, name: str) -> Source:
         return from_gguf(checkpoint.file.metadata)
 
     return Source(name, checkpoint, tokenizer)
+
+
+def _tokenizer(found: Source) -> Tokenizer:
+    try:
+        return found.tokenizer()
+    except ImportError as error:
+        raise ModelError(f"{found.name}: text needs the package {error.name}: pip install {error.name}") from None
 
 
 def _device(name: str) -> torch.device:

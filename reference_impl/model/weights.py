@@ -43,8 +43,10 @@ def outline(checkpoint: Checkpoint) -> Transformer:
     read and nothing allocated before, so that a configuration that lies costs nothing.
     """
     config, shapes = checkpoint.config, checkpoint.shapes
-    if config.num_layers > len(shapes):
-        raise ModelError(f"{checkpoint.where('')}: {config.num_layers} layers cannot be in {len(shapes)} tensors")
+    last = f"model.layers.{config.num_layers - 1}.input_layernorm.weight"
+    if last not in shapes:
+        # Looked for first: a billion layers that are not there take long to draw even without memory.
+        raise ModelError(f"{checkpoint.where(last)} is missing, and there should be {config.num_layers} layers")
     model = Transformer(config, device="meta")
     wanted = {name: tuple(weight.shape) for name, weight in model.weights()}
     for name, shape in wanted.items():
