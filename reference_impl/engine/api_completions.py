@@ -1,0 +1,168 @@
+"""`/v1/completions`: prompts as they are, in text or in tokens.
+
+Owns: the call and its answers, in the form that OpenAI gave them. Knows nothing of HTTP or of the engine.
+"""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal, TypedDict
+
+from pydantic import Field
+
+from reference_impl.engine.api import DEFAULT_MAX_TOKENS, Call, Logprobs, MaxTokens, Token, one_of
+from reference_impl.engine.api_answers import Head, TokenNames, UsageBody
+from reference_impl.engine.outputs import Piece
+from reference_impl.model.sampling import SamplingParams
+from reference_impl.model.tokenizer import Tokenizer
+
+Ids = Annotated[list[Token], Field(min_length=1)]
+Prompt = Annotated[
+    str | Ids | Annotated[list[str], Field(min_length=1)] | Annotated[list[Ids], Field(min_length=1)],
+    one_of("a text, a list of texts, a list of token ids or a list of such lists, none of the lists empty"),
+]
+
+
+class CompletionCall(Call):
+    """The body of a call."""
+
+    prompt: Prompt
+    max_tokens: MaxTokens | None = Field(None, description=f"New tokens at most ({DEFAULT_MAX_TOKENS}).")
+    echo: bool | None = Field(None, description="The text begins with the prompt.")
+    logprobs: Logprobs | None = Field(None, description="Log-probabilities of the tokens and of so many likeliest.")
+
+    def prompts(self, tokenizer: Tokenizer) -> list[list[int]]:
+        """Token ids of each prompt. Raises: ValueError on text that is not valid. Cost: O(text)."""
+        return [tokenizer.encode(item) if isinstance(item, str) else item for item in self._items()]
+
+    def characters(self) -> int:
+        """How much text there is to read."""
+        return sum(len(item) for item in self._items() if isinstance(item, str))
+
+    def _items(self) -> Sequence[str | list[int]]:
+        """The prompts as they were sent, one or many."""
+        given = self.prompt
+        if isinstance(given, str):
+            return [given]
+        ids = [item for item in given if isinstance(item, int)]
+        return [ids] if ids else [item for item in given if not isinstance(item, int)]
+
+    def texts(self, tokenizer: Tokenizer) -> list[str]:
+        """Each prompt as text: as it was sent, or decoded."""
+        return [item if isinstance(item, str) else tokenizer.decode(item, skip_special=False) for item in self._items()]
+
+    def params(self, longest_prompt: int, max_context_tokens: int) -> SamplingParams:
+        """Raises: ValueError, naming the field."""
+        if self.echo and self.logprobs is not None:
+            raise ValueError("echo with logprobs: those of a prompt are not computed, leave one of the two out")
+        return self.sampling(self.max_tokens or DEFAULT_MAX_TOKENS, self.logprobs)
+
+
+class CompletionLogprobs(TypedDict):
+    """One entry a token. text_offset: where its text begins, in characters of the answer."""
+
+    tokens: list[str]
+    token_logprobs: list[float]
+    top_logprobs: list[dict[str, float]]
+    text_offset: list[int]
+
+
+class CompletionChoice(TypedDict):
+    """finish_reason: stop, length, abort or timeout; null in chunks but the last. stop_reason: what stopped it."""
+
+    index: int
+    text: str
+    logprobs: CompletionLogprobs | None
+    finish_reason: Literal["stop", "length", "abort", "timeout"] | None
+    stop_reason: str | int | None
+
+
+class Completion(TypedDict):
+    """The body of an answer; a chunk of a stream looks the same, with usage only in the last one."""
+
+    id: str
+    object: Literal["text_completion"]
+    created: int
+    model: str
+    choices: list[CompletionChoice]
+    usage: UsageBody | None
+
+
+class CompletionWriter:
+    """See `Writer`."""
+
+    def __init__(self, call: CompletionCall, tokenizer: Tokenizer) -> None:
+        self._head = Head("cmpl", call.model)
+        self._names = TokenNames(tokenizer)
+        self._logprobs = call.logprobs is not None
+        self._n = call.n or 1
+        self._echo = call.texts(tokenizer) if call.echo else None
+        self._begun: set[int] = set()
+        self._offsets: dict[int, _Offsets] = {}
+
+    def chunks(self, index: int, piece: Piece) -> Sequence[Mapping[str, Any]]:
+        choice = self._choice(index, piece)
+        if not (choice["text"] or choice["logprobs"] or choice["finish_reason"]):
+            return ()
+        return (self._completion([choice], None),)
+
+    def usage_chunk(self, usage: UsageBody) -> Mapping[str, Any]:
+        return self._completion([], usage)
+
+    def body(self, pieces: Sequence[tuple[int, Piece]], usage: UsageBody) -> Mapping[str, Any]:
+        return self._completion([self._choice(index, piece) for index, piece in pieces], usage)
+
+    def _completion(self, choices: list[CompletionChoice], usage: UsageBody | None) -> Completion:
+        head = self._head
+        return Completion(
+            id=head.id,
+            object="text_completion",
+            created=head.created,
+            model=head.model,
+            choices=choices,
+            usage=usage,
+        )
+
+    def _choice(self, index: int, piece: Piece) -> CompletionChoice:
+        text = piece.text
+        if self._echo is not None and index not in self._begun:
+            self._begun.add(index)
+            text = self._echo[index // self._n] + text
+        return CompletionChoice(
+            index=index,
+            text=text,
+            logprobs=self._logprobs_of(index, piece) if self._logprobs else None,
+            finish_reason=None if piece.finish is None else piece.finish.value,
+            stop_reason=piece.stopped_by,
+        )
+
+    def _logprobs_of(self, index: int, piece: Piece) -> CompletionLogprobs | None:
+        if not piece.tokens:
+            return None
+        names = self._names
+        offsets = self._offsets.setdefault(index, _Offsets())
+        return CompletionLogprobs(
+            tokens=[names.key(sampled.token) for sampled in piece.tokens],
+            token_logprobs=[_known(sampled.logprob) for sampled in piece.tokens],
+            top_logprobs=[{names.key(token): logprob for token, logprob in sampled.top} for sampled in piece.tokens],
+            text_offset=[offsets.next(names.raw(sampled.token)) for sampled in piece.tokens],
+        )
+
+
+def _known(logprob: float | None) -> float:
+    assert logprob is not None, "log-probabilities were asked for"
+    return logprob
+
+
+class _Offsets:
+    """Where tokens begin in their text; one that goes on with a character begins where that does."""
+
+    def __init__(self) -> None:
+        self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
+        self._characters = 0
+
+    def next(self, raw: bytes) -> int:
+        begins = self._characters
+        self._characters += len(self._utf8.decode(raw))
+        return begins
