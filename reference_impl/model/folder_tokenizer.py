@@ -3,8 +3,8 @@
 Owns: what `tokenizer.json` and the files beside it say: added tokens, BOS and EOS, the chat template. Knows nothing of
 weights. The files overlap; what counts is what `transformers` goes by:
 
-    tokenizer.json           the vocabulary, its merges, and where BOS is put
-    tokenizer_config.json    bos_token, eos_token, add_bos_token (overrules), chat_template, further added tokens
+    tokenizer.json           the vocabulary, its merges, and where BOS is put (add_bos_token elsewhere says nothing)
+    tokenizer_config.json    bos_token, eos_token, chat_template, further added tokens
     chat_template.jinja      the chat template, if it is there
     generation_config.json   eos_token_id: one or several; config.json where it has none
 """
@@ -17,7 +17,7 @@ from typing import Any
 import tokenizers
 
 from reference_impl.model.errors import ModelError
-from reference_impl.model.hub_tokenizer import HubTokenizer, put_ends
+from reference_impl.model.hub_tokenizer import HubTokenizer
 from reference_impl.model.safetensors_folder import read_json
 
 _NAMED = ("bos_token", "eos_token", "unk_token", "pad_token")
@@ -37,17 +37,18 @@ def from_folder(folder: Path) -> HubTokenizer:
     _add_tokens(backend, config, folder)
     named = {name: text for name in _NAMED if (text := _text_of(config.get(name))) is not None}
     ids = {name: _id_of(backend, text, folder) for name, text in named.items()}
-    if "add_bos_token" in config or "add_eos_token" in config:
-        first, last = (ids.get(f"{end}_token") if config.get(f"add_{end}_token") else None for end in ("bos", "eos"))
-        put_ends(backend, first, last)
     eos = {ids["eos_token"]} if "eos_token" in ids else set()
-    return HubTokenizer(
-        backend,
-        bos_token_id=ids.get("bos_token"),
-        eos_token_ids=frozenset(eos | _eos_of_model(folder)),
-        chat_template=_chat_template(folder, config),
-        template_values=named,
-    )
+    eos |= _eos_of_model(folder)
+    try:
+        return HubTokenizer(
+            backend,
+            bos_token_id=ids.get("bos_token"),
+            eos_token_ids=frozenset(eos),
+            chat_template=_chat_template(folder, config),
+            template_values=named,
+        )
+    except ModelError as error:
+        raise ModelError(f"{folder}: {error}") from None
 
 
 def _optional_json(path: Path) -> dict[str, Any]:

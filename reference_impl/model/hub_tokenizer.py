@@ -14,7 +14,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import tokenizers
-from tokenizers.processors import TemplateProcessing
 
 from reference_impl.model.chat import ChatTemplate
 from reference_impl.model.errors import ModelError
@@ -122,14 +121,6 @@ class HubTokenizer:
         if not self._special.keys().isdisjoint(ids):
             spelled = ", ".join(sorted(self._special[token] for token in self._special.keys() & set(ids)))
             raise TokenizerError(f"this vocabulary cannot write {spelled} as plain text: leave it out")
-
-
-def put_ends(backend: tokenizers.Tokenizer, first: int | None, last: int | None) -> None:
-    """Let `backend` put these tokens in front of a text and behind it, and no others."""
-    ends = [token for token in (first, last) if token is not None]
-    special = [(backend.id_to_token(token), token) for token in ends]
-    before, behind = ([] if token is None else [backend.id_to_token(token)] for token in (first, last))
-    backend.post_processor = TemplateProcessing(single=[*before, "$A", *behind], special_tokens=special)
 
 
 def _special_tokens(backend: tokenizers.Tokenizer, eos: Iterable[int], bos: int | None) -> dict[int, str]:

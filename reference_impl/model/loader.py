@@ -108,7 +108,7 @@ def _gguf(path: Path, name: str) -> Source:
     def tokenizer() -> Tokenizer:
         from reference_impl.model.gguf_tokenizer import from_gguf
 
-        return from_gguf(checkpoint.file.metadata)
+        return from_gguf(checkpoint.file.metadata, str(path))
 
     return Source(name, checkpoint, tokenizer)
 
