@@ -1,0 +1,122 @@
+"""The memory that block ids stand for: keys and values of every layer, on the device and on the host.
+
+Owns: the tensors, and moves of whole blocks within them. Knows nothing of which block is whose (`memory`) or of when
+anything is moved (`runner.py`).
+
+    device   [layers, key or value, kv_heads, num_blocks, block_size, head_dim]     one tensor
+    layer    [num_blocks, block_size, kv_heads, head_dim]                           a view of it, as attention asks
+
+The heads stand outermost within a layer, so that the tokens of a block are one piece for each head: attention takes one
+head's blocks at a time, and its products then need no copy. Because all layers are one tensor, a move is one read and
+one write for all of them, whatever the number of layers.
+Cost: a move reads and writes each block once, and holds a copy of what it moves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from reference_impl.memory.contiguous import at_least_one
+from reference_impl.model.config import ModelConfig
+
+Pairs = Sequence[tuple[int, int]]
+"""Blocks (src, dst)."""
+
+_BLOCKS = 3
+"""The dimension in which blocks are counted."""
+
+
+def block_bytes(config: ModelConfig, block_size: int, dtype: torch.dtype) -> int:
+    """What one block takes, in all layers."""
+    return block_size * config.kv_bytes_per_token(dtype.itemsize)
+
+
+class KVCache:
+    """`num_blocks` blocks on `device` and `num_host_blocks` on the host, each of `block_size` tokens.
+
+    poison: slots that were never written hold NaN instead of 0, so that reading one shows in the answer. Memory of the
+    operating system is not taken before it is written, except with poison.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        num_blocks: int,
+        block_size: int,
+        *,
+        num_host_blocks: int = 0,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+        poison: bool = False,
+    ) -> None:
+        """Raises: ValueError, naming the number, on sizes that make no sense or that the device has no memory for."""
+        self.num_blocks = at_least_one("num_blocks", num_blocks)
+        self.block_size = at_least_one("block_size", block_size)
+        if num_host_blocks < 0:
+            raise ValueError(f"num_host_blocks must be at least 0, got {num_host_blocks}")
+        self.num_host_blocks = num_host_blocks
+        self.block_bytes = block_bytes(config, block_size, dtype)
+        self._device = self._memory(config, num_blocks, dtype, torch.device(device), poison)
+        self._host = self._memory(config, num_host_blocks, dtype, torch.device("cpu"), poison)
+        if self._device.is_cuda and num_host_blocks:
+            self._host = self._host.pin_memory()
+        views = self._device.permute(0, 1, 3, 4, 2, 5)
+        self.layers: list[tuple[Tensor, Tensor]] = [(layer[0], layer[1]) for layer in views]
+
+    def _memory(
+        self, config: ModelConfig, num_blocks: int, dtype: torch.dtype, device: torch.device, poison: bool
+    ) -> Tensor:
+        size = (config.num_layers, 2, config.num_kv_heads, num_blocks, self.block_size, config.head_dim)
+        try:
+            memory = torch.zeros(size, dtype=dtype, device=device)
+        except RuntimeError as error:
+            wanted = f"{num_blocks * self.block_bytes} bytes for {num_blocks} blocks of {self.block_size} tokens"
+            raise ValueError(f"{device} has no {wanted}: ask for less KV memory") from error
+        return memory.fill_(float("nan")) if poison else memory
+
+    @property
+    def num_bytes(self) -> int:
+        """Of all blocks on the device."""
+        return self._device.nbytes
+
+    @property
+    def num_host_bytes(self) -> int:
+        """Of all blocks on the host."""
+        return self._host.nbytes
+
+    def copy(self, pairs: Pairs) -> None:
+        """Copy blocks on the device; every source is read before anything is written.
+
+        Raises: ValueError, with nothing changed, on a block that is not there, or a destination named twice.
+        """
+        self._move(pairs, self._device, self._device)
+
+    def swap_out(self, pairs: Pairs) -> None:
+        """Copy blocks (device, host). Errors as `copy`."""
+        self._move(pairs, self._device, self._host)
+
+    def swap_in(self, pairs: Pairs) -> None:
+        """Copy blocks (host, device). Errors as `copy`."""
+        self._move(pairs, self._host, self._device)
+
+    def _move(self, pairs: Pairs, source: Tensor, target: Tensor) -> None:
+        if not pairs:
+            return
+        read, written = zip(*pairs, strict=True)
+        self._check(read, source, "source")
+        self._check(written, target, "destination")
+        if len(set(written)) != len(written):
+            raise ValueError(f"a block stands twice among the destinations of {list(pairs)}")
+        moved = source.index_select(_BLOCKS, torch.tensor(read, device=source.device))
+        places = torch.tensor(written, device=target.device)
+        target.index_copy_(_BLOCKS, places, moved.to(target.device))
+
+    def _check(self, blocks: Sequence[int], memory: Tensor, role: str) -> None:
+        where = "the device" if memory is self._device else "the host"
+        count = memory.shape[_BLOCKS]
+        if min(blocks) < 0 or max(blocks) >= count:
+            wrong = next(block for block in blocks if not 0 <= block < count)
+            raise ValueError(f"{role} {wrong} is no block of {where}, which has {count}")
