@@ -9,8 +9,9 @@ Cost: one rendering, and a second one if a content spells a special token.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
+from itertools import pairwise
 from typing import Any
 
 from reference_impl.model.errors import ModelError
@@ -55,7 +56,7 @@ class ChatTemplate:
         return text
 
     def render_marked(
-        self, messages: Sequence[dict[str, str]], special: Collection[str], *, add_generation_prompt: bool
+        self, messages: Sequence[dict[str, str]], special: SpecialWords, *, add_generation_prompt: bool
     ) -> tuple[str, str]:
         """The prompt, and the mark that stands inside of every special token that a content spells.
 
@@ -65,37 +66,54 @@ class ChatTemplate:
         its contents cannot be kept from being misled.
         """
         text = self.render(messages, add_generation_prompt=add_generation_prompt)
-        mark = next((mark for mark in _MARKS if mark not in text and mark not in self._source), "")
-        contents = [message["content"] for message in messages]
-        marked = [_marked(content, special, mark) for content in contents]
-        if mark and marked == contents:
+        places = [special.places(message["content"]) for message in messages]
+        if not any(places):
             return text, ""
-        changed = [{**message, "content": content} for message, content in zip(messages, marked, strict=True)]
-        guarded = self.render(changed, add_generation_prompt=add_generation_prompt)
+        mark = next((mark for mark in _MARKS if mark not in text and mark not in self._source), "")
+        marked = [
+            {**message, "content": _insert(mark, message["content"], where)}
+            for message, where in zip(messages, places, strict=True)
+        ]
+        guarded = self.render(marked, add_generation_prompt=add_generation_prompt)
         if not mark or guarded.replace(mark, "") != text:
             raise ChatError("a content spells a special token, which this chat template cannot keep apart: reword it")
         return guarded, mark
 
 
-def _marked(content: str, special: Collection[str], mark: str) -> str:
-    """`content` with a mark after the first character of every special token in it, overlapping ones too.
+class SpecialWords:
+    """The texts of a vocabulary's special tokens, looked for in what people write."""
 
-    Where an end of `content` is a part of one, it is marked as well: what comes next could complete it.
-    """
-    places = set()
-    for token in special:
-        at = content.find(token)
-        while at >= 0:
-            places.add(at + 1)
-            at = content.find(token, at + 1)
-        for length in range(1, len(token)):
-            if content.endswith(token[:length]):
-                places.add(len(content))
-            if content.startswith(token[-length:]):
-                places.add(0)
-    for place in sorted(places, reverse=True):
-        content = content[:place] + mark + content[place:]
-    return content
+    def __init__(self, tokens: Iterable[str]) -> None:
+        self.tokens = tuple(tokens)
+        self._beginnings = {token[:length] for token in self.tokens for length in range(1, len(token))}
+        self._endings = {token[length:] for token in self.tokens for length in range(1, len(token))}
+        self._longest = max(map(len, self.tokens), default=0)
+
+    def places(self, content: str) -> set[int]:
+        """Where `content` has to be parted so that none of it becomes a special token.
+
+        After the first character of each that it spells, overlapping ones too; and at an end that is a part of one,
+        which what comes next could complete. A template may trim the content, so its ends are those without spaces.
+        Cost: O(tokens * length of `content`), of which Python sees O(tokens).
+        """
+        places = set()
+        for token in self.tokens:
+            at = content.find(token)
+            while at >= 0:
+                places.add(at + 1)
+                at = content.find(token, at + 1)
+        start, stop = len(content) - len(content.lstrip()), len(content.rstrip())
+        for length in range(1, self._longest):
+            if content[max(0, stop - length) : stop] in self._beginnings:
+                places.add(stop)
+            if content[start : start + length] in self._endings:
+                places.add(start)
+        return places
+
+
+def _insert(mark: str, content: str, places: Iterable[int]) -> str:
+    ends = [0, *sorted(places), len(content)]
+    return mark.join(content[start:stop] for start, stop in pairwise(ends))
 
 
 def _environment() -> Any:

@@ -15,7 +15,7 @@ from typing import Any
 
 import tokenizers
 
-from reference_impl.model.chat import ChatTemplate
+from reference_impl.model.chat import ChatTemplate, SpecialWords
 from reference_impl.model.errors import ModelError
 from reference_impl.model.messages import ChatError, check_messages
 from reference_impl.model.tokenizer import TokenizerError, decode_bytes, not_negative, valid_utf8
@@ -61,6 +61,7 @@ class HubTokenizer:
             # Also those that the vocabulary has, but has not declared special.
             each.add_special_tokens(list(self._special.values()))
         self._plain.encode_special_tokens = True
+        self._special_words = SpecialWords(self._special.values())
         self._template = None if chat_template is None else ChatTemplate(chat_template, dict(template_values))
 
     def encode(self, text: str, *, special: bool = False) -> list[int]:
@@ -93,7 +94,7 @@ class HubTokenizer:
         if self._template is None:
             raise ChatError("this model has no chat template: use completions, with a prompt of your own form")
         text, mark = self._template.render_marked(
-            checked, self._special.values(), add_generation_prompt=add_generation_prompt
+            checked, self._special_words, add_generation_prompt=add_generation_prompt
         )
         # The template writes BOS itself where the model wants one.
         found = self._finds.encode(text, add_special_tokens=False)
