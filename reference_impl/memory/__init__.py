@@ -7,7 +7,8 @@ What a scheduler sees of memory is `kv_memory.py`; the engine's own is `kv_manag
 (`sequence.py`), the way to the host (`swap.py`) and a log to be played (`events.py`). Several sequences on one prompt:
 `sharing.py`. Beside them the worlds before paging: contiguous ranges and buddies (`contiguous.py`, `buddy.py`), ways to
 keep requests in any (`policies.py`, `paged_blocks.py`, for a scheduler `policy_memory.py`), what they make of memory
-(`accounting.py`, `occupancy.py`, `paradox.py`). Knows nothing of models, kernels or schedules; of contents only whether two are equal.
+(`accounting.py`, `occupancy.py`, `paradox.py`). Knows nothing of models, kernels or schedules; of contents only whether
+two are equal.
 Start with `block_pool.py`, then `kv_manager.py`; the invariants I1 to I8 are named where they are checked.
 """
 

@@ -20,7 +20,7 @@ from reference_impl.memory.block_allocator import BlockAllocator
 from reference_impl.memory.block_table import blocks_for
 from reference_impl.memory.contiguous import at_least_one
 from reference_impl.memory.kv_policy import BlockCopies, Live, Reason, Refusal, Requests
-from reference_impl.plugin import ContractError
+from reference_impl.plugin import ContractError, named
 
 
 class PagedBlocks(Requests):
@@ -86,7 +86,8 @@ class PagedBlocks(Requests):
     def block_table(self, request: int) -> list[int]:
         live = self._known(request)
         answer = self.blocks.block_table(request)
-        return checked_table(f"block_table({request})", answer, live.held, self.num_blocks, self.block_size)
+        asked = f"{named(self.blocks)}: block_table({request})"
+        return checked_table(asked, answer, live.held, self.num_blocks, self.block_size)
 
     def account(self, wanted: int = 1) -> Account:
         """Blocks in several tables count once. Cost: O(requests), and O(blocks) for those that were forked."""
@@ -109,7 +110,7 @@ class PagedBlocks(Requests):
         if reason is None and needed <= free:
             # The scheduler would make room and ask again, for ever.
             short = f"OutOfBlocks for {needed // self.block_size} blocks, num_free_blocks is {free // self.block_size}"
-            raise ContractError(f"{type(self.blocks).__name__} raised {short}")
+            raise ContractError(f"{named(self.blocks)} raised {short}")
         return Refusal(Reason.NO_ROOM if reason is None else reason, needed, free, free)
 
     def _copies(self, request: int, answer: list[tuple[int, int]]) -> BlockCopies:
@@ -125,4 +126,4 @@ class PagedBlocks(Requests):
         return ((src, dst),)
 
     def _wrong(self, request: int, answer: object, why: str) -> NoReturn:
-        raise ContractError(f"append({request}) returned {answer!r:.80}, {why}")
+        raise ContractError(f"{named(self.blocks)}: append({request}) returned {answer!r:.80}, {why}")

@@ -16,7 +16,7 @@ from reference_impl.sched.queues import ByPriority, FairShare, FirstCome, Shorte
 from reference_impl.sched.request import Request, State
 from reference_impl.sched.scheduler import ContinuousBatching
 from reference_impl.sched.static_batching import StaticBatching
-from reference_impl.sched.surface import Counters, EngineScheduler, Limits
+from reference_impl.sched.surface import Counters, EngineScheduler, Forks, Limits
 
 __all__ = [
     "ByPriority",
@@ -26,6 +26,7 @@ __all__ = [
     "EngineScheduler",
     "FairShare",
     "FirstCome",
+    "Forks",
     "Limits",
     "Plan",
     "PlanError",

@@ -18,12 +18,13 @@ from reference_impl.memory.block_table import blocks_for
 from reference_impl.memory.kv_manager import KVManager
 from reference_impl.memory.kv_memory import Grant
 from reference_impl.memory.kv_policy import Reason, Refusal
-from reference_impl.sched.lifecycle import NO_IDS, Lifecycle
+from reference_impl.plugin import ContractError, PluginError
+from reference_impl.sched.lifecycle import NO_FORKS, NO_IDS, Lifecycle
 from reference_impl.sched.plan import Plan
 from reference_impl.sched.request import Request, State
 from reference_impl.sched.scheduler import ContinuousBatching
 from reference_impl.sched.step import Step
-from reference_impl.sched.surface import Limits
+from reference_impl.sched.surface import Forks, Limits
 
 if TYPE_CHECKING:
     from reference_impl.memory.events import EventLog
@@ -59,7 +60,7 @@ class Scheduler:
         self._engine.check_invariants()
 
 
-class PlanError(Exception):
+class PlanError(ContractError):
     """A plan, or an answer to `add`, breaks the contract. `request` is the one it is about, None if it is about all."""
 
     def __init__(self, rule: str, request: int | None = None) -> None:
@@ -91,6 +92,7 @@ class ContractScheduler(Lifecycle):
         """
         memory = KVManager(num_blocks, block_size, full_fit=False, log=log)
         super().__init__(memory, Limits(index(max_tokens_per_step), max_running, max_request_tokens), log=log)
+        self.can_fork = False
         self.scheduler = scheduler
         self.num_blocks = num_blocks
         self.block_size = block_size
@@ -104,6 +106,8 @@ class ContractScheduler(Lifecycle):
             return super().add(request)
         try:
             self.scheduler.add(request.request, request.prompt_tokens, request.max_new_tokens)
+        except PluginError:
+            raise
         except ValueError as error:
             if expected is None:
                 rule = f"add() refused it ({error}), but its {request.final_tokens} tokens fit in the blocks"
@@ -129,7 +133,11 @@ class ContractScheduler(Lifecycle):
             self._head_waits = "the scheduler did not admit it"
         return self._close_step(step)
 
-    def finish_step(self, finished: Collection[int] = (), sampled: Mapping[int, int] = NO_IDS) -> None:
+    def finish_step(
+        self, finished: Collection[int] = (), sampled: Mapping[int, int] = NO_IDS, forked: Forks = NO_FORKS
+    ) -> None:
+        if forked:
+            raise ValueError(f"requests {sorted(forked)} cannot fork: the contract of lab 6 knows no fork (can_fork)")
         step = self._step
         super().finish_step(finished, sampled)
         if step is not None:

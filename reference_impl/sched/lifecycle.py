@@ -2,7 +2,8 @@
 
 Owns: the live requests, which of them run, the step under way, the counters. Knows nothing of which requests a step
 should hold: `schedule` is a subclass's. A request that is part of the step under way keeps its memory until the step is
-done, also when it is aborted meanwhile, because the step still writes to its blocks.
+done, also when it is aborted meanwhile, because the step still writes to its blocks. At the end of a step come first
+what was computed, then forks, then the ends: a parent that ends with the step is still there to be forked.
 Errors are found before anything changes. Cost: O(1) a scheduled request and step, besides what memory and queue take;
 with a log also O(n log n) for n requests that wait, whenever one comes or goes.
 """
@@ -12,24 +13,24 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
 from collections.abc import Set as AbstractSet
-from operator import index
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from reference_impl.memory.kv_memory import KVMemory
+from reference_impl.memory.kv_memory import ForkingMemory, KVMemory
 from reference_impl.memory.kv_policy import Reason, Refusal
-from reference_impl.memory.prefix_cache import MAX_TOKEN_ID
+from reference_impl.sched.forks import check_forks, check_token
 from reference_impl.sched.plan import Plan
 from reference_impl.sched.queues import FirstCome, WaitingQueue
 from reference_impl.sched.request import Request, State
 from reference_impl.sched.running import Running, place_of
 from reference_impl.sched.step import Step
-from reference_impl.sched.surface import Counters, Limits
+from reference_impl.sched.surface import Counters, Forks, Limits
 
 if TYPE_CHECKING:
     from reference_impl.memory.events import EventLog
 
 NO_IDS: Mapping[int, int] = MappingProxyType({})
+NO_FORKS: Forks = MappingProxyType({})
 BEHIND = "behind the first in the queue"
 ON_HOST = "on the host"
 ABORTED = "it was aborted"
@@ -51,6 +52,7 @@ class Lifecycle(ABC):
         log: that of the memory, to be told what memory cannot know: who waits, and why a request loses its blocks.
         Raises: ValueError if requests wait in `queue`, or if `log` is not that of `memory`.
         """
+        self.can_fork = True
         self.memory = memory
         self.limits = Limits() if limits is None else limits
         self.queue: WaitingQueue = FirstCome() if queue is None else queue
@@ -153,14 +155,18 @@ class Lifecycle(ABC):
             raise RuntimeError(f"nothing can be scheduled, of {len(self._requests)} requests: {step.refused}")
         return step.plan()
 
-    def finish_step(self, finished: Collection[int] = (), sampled: Mapping[int, int] = NO_IDS) -> None:
+    def finish_step(
+        self, finished: Collection[int] = (), sampled: Mapping[int, int] = NO_IDS, forked: Forks = NO_FORKS
+    ) -> None:
         ended = finished if isinstance(finished, AbstractSet) else frozenset(finished)
         step = self._step
         if step is None:
-            if ended or sampled:
-                raise ValueError(f"no step is under way, in which {set(ended) | set(sampled)} could have made a token")
+            if named := {*ended, *sampled, *forked}:
+                raise ValueError(f"no step is under way, in which {named} could have made a token")
             return
         self._check_finish(step, ended, sampled)
+        if forked:
+            check_forks(forked, step, self._requests)
         self._step = None
         if step.aborted:
             step.drop_aborted()
@@ -169,6 +175,8 @@ class Lifecycle(ABC):
             for request in made:
                 if request.token_ids is not None and request.request in sampled:
                     request.token_ids.append(sampled[request.request])
+        if forked:
+            made = [*made, *self._fork(step, forked)]
         self.counters.made_tokens += len(made)
         self.queue.served(made)
         for identity in ended - step.aborted:
@@ -198,10 +206,7 @@ class Lifecycle(ABC):
         for identity, token in sampled.items():
             if self._requests[identity].num_left and identity not in step.aborted:
                 raise ValueError(f"request {identity} is in sampled and made no token in this step")
-            if not hasattr(token, "__index__"):
-                raise TypeError(f"sampled for request {identity} must be a token id, got {token!r}")
-            if not 0 <= index(token) <= MAX_TOKEN_ID:
-                raise ValueError(f"sampled for request {identity} must be a token id, 0 to {MAX_TOKEN_ID}, got {token}")
+            check_token(f"sampled for request {identity}", token)
 
     def _count_computed(self, step: Step) -> list[Request]:
         """Book what the step computed; the requests that made a token."""
@@ -227,6 +232,43 @@ class Lifecycle(ABC):
                 self.running.prefills.leave(request)
                 self.running.decodes.join(request)
         return made
+
+    def _fork(self, step: Step, forked: Forks) -> list[Request]:
+        """Take in the children, which passed every check; each made its first token in this step."""
+        children = []
+        for identity, family in forked.items():
+            parent = self._requests[identity]
+            if identity in step.aborted:
+                # The step computed its prompt all the same, and its children have it from nobody else.
+                self.memory.commit(identity, parent.prompt_tokens)
+            for child, token in family:
+                self._begin(parent, child, token)
+                children.append(child)
+        self._tell_waits()
+        return children
+
+    def _begin(self, parent: Request, child: Request, token: int) -> None:
+        """`child` runs on its parent's KV or, where that cannot be, waits like one that was preempted after a token."""
+        self.counters.added += 1
+        self._requests[child.request] = child
+        child.num_tokens += 1
+        if child.token_ids is not None:
+            child.token_ids.append(token)
+            self._with_ids.add(child.request)
+        # The queue gives it its place, whether it waits or not.
+        self.queue.push(child)
+        if self._shares(parent, child):
+            self.queue.remove(child.request)
+            self.counters.forks += 1
+            child.num_computed = parent.prompt_tokens
+            child.become(State.RUNNING)
+            self.running.join(child)
+
+    def _shares(self, parent: Request, child: Request) -> bool:
+        """Whether memory let `child` start with the blocks of `parent`. Cost: O(the parent's blocks)."""
+        if len(self.running) >= self.limits.max_running or not isinstance(self.memory, ForkingMemory):
+            return False
+        return self.memory.fork(parent.request, child.demand()) is None
 
     def _end(self, request: Request, why: str) -> None:
         """The request is over, and so is its hold on memory: this is the only place where one that ends is freed."""

@@ -9,7 +9,7 @@ Owns: the counters and the states. Knows nothing of blocks, of queues or of why 
 A prefix hit, a chunk of a prompt, a decode step and the way back after a preemption are all the same thing: fewer
 computed than there are. There is no "prefill" flag that could be wrong. Invariant I9: computed + scheduled <= tokens.
 
-    WAITING --admit--> RUNNING --finish--> FINISHED
+    WAITING --admit--> RUNNING --finish--> FINISHED        (a fork is admitted without waiting)
        ^                |    |
        +--preempt-------+    +--swap out--> SWAPPED --swap in--> RUNNING
     any but FINISHED --abort--> FINISHED

@@ -11,6 +11,7 @@ or traces: the rule by which recovery "cheaper" decides is the caller's to bring
     paged        blocks as tokens come (`memory/kv_manager.py`), alone with prefix cache, watermark and swap
     FILE.py:Class   blocks as tokens come, from the allocator of lab 3 in that file
 
+A scheduler may be a FILE.py:Class of lab 6, a prefix cache one of lab 5, each with paged.
 All rows get the same number of slots, rounded down to whole blocks. Ranges of contiguous, pow2 and oracle come from a
 buddy allocator, as in Kwon et al., SOSP 2023, section 6.1.
 """
@@ -22,14 +23,17 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from labkit.contracts import BlockAllocator as BlockContract
+from labkit.contracts import OutOfBlocks
+from labkit.contracts import PrefixCache as CacheContract
 from labkit.contracts import Scheduler as SchedulerContract
+from reference_impl.memory.cache_memory import PrefixCacheMemory
 from reference_impl.memory.eviction import FIFO, LFU, LRU, SLRU, EvictionPolicy
 from reference_impl.memory.kv_manager import KVManager
 from reference_impl.memory.kv_memory import KVMemory
 from reference_impl.memory.paged_blocks import PagedBlocks
 from reference_impl.memory.policies import POLICIES, Sizes
 from reference_impl.memory.policy_memory import PolicyMemory
-from reference_impl.plugin import is_plugin, load_class
+from reference_impl.plugin import is_plugin, load_maker
 from reference_impl.sched.contract import ContractScheduler
 from reference_impl.sched.orca import orca
 from reference_impl.sched.preemption import RecoveryRule
@@ -44,6 +48,12 @@ if TYPE_CHECKING:
 
 ALLOCATORS = ("padded", "contiguous", "pow2", "oracle", "grow", "paged")
 SCHEDULERS = ("continuous", "orca", "prefill-first", "static")
+EXPECTED: dict[type, dict[str, type[Exception]]] = {
+    BlockContract: {"allocate": OutOfBlocks, "append": OutOfBlocks},
+    CacheContract: {"acquire": OutOfBlocks},
+    SchedulerContract: {"add": ValueError},
+}
+"""Contract -> what its methods may raise when they are asked as they are here: with ids and values that are right."""
 PREFIX_CACHES = ("none", "hash", "radix")
 EVICTIONS = ("lru", "lfu", "fifo", "slru")
 RECOVERIES = ("recompute", "swap", "cheaper")
@@ -77,11 +87,11 @@ class Setup:
         for what, name, known in (
             ("allocator", self.allocator, ALLOCATORS),
             ("scheduler", self.scheduler, SCHEDULERS),
+            ("prefix cache", self.prefix_cache, PREFIX_CACHES),
         ):
             if name not in known and not is_plugin(name):
                 raise ValueError(f"no {what} {name!r}; there are {', '.join(known)} and FILE.py:Class")
         for what, name, names in (
-            ("prefix cache", self.prefix_cache, PREFIX_CACHES),
             ("eviction", self.eviction, EVICTIONS),
             ("recovery", self.recovery, RECOVERIES),
         ):
@@ -129,8 +139,9 @@ def build(
     first come, first served unless given. Raises: ValueError on what does not go together or cannot be loaded.
     """
     setup = setup.effective()
-    if log is not None and setup.allocator != "paged":
-        raise ValueError(f"only paged memory keeps a log, {setup.allocator} keeps none")
+    for name in (setup.allocator, setup.prefix_cache):
+        if log is not None and (is_plugin(name) or setup.allocator != "paged"):
+            raise ValueError(f"only paged memory keeps a log, {name} keeps none")
     if is_plugin(setup.scheduler):
         if queue is not None:
             raise ValueError("a scheduler from a file has an order of its own: no queue goes with it")
@@ -159,9 +170,9 @@ def _recovery(setup: Setup, cheaper: RecoveryRule | None) -> Literal["recompute"
 def _memory(setup: Setup, log: EventLog | None) -> KVMemory:
     capacity = setup.num_blocks * setup.block_size
     if setup.allocator == "paged":
-        return _manager(setup, log)
+        return _cache_memory(setup) if is_plugin(setup.prefix_cache) else _manager(setup, log)
     if is_plugin(setup.allocator):
-        made_by = load_class(setup.allocator, BlockContract)
+        made_by = load_maker(setup.allocator, BlockContract, EXPECTED[BlockContract])
         return PolicyMemory(PagedBlocks(capacity, setup.block_size, made_by))
     # A range longer than the memory could never be given; then every request would be refused.
     sizes = Sizes(capacity, setup.max_length, setup.block_size)
@@ -188,9 +199,21 @@ def _manager(setup: Setup, log: EventLog | None) -> KVManager:
     )
 
 
+def _cache_memory(setup: Setup) -> PrefixCacheMemory:
+    for what, value, plain in (
+        ("watermark", setup.watermark, 0.0),
+        ("recovery", setup.recovery, "recompute"),
+        ("eviction", setup.eviction, "lru"),
+    ):
+        if value != plain:
+            raise ValueError(f"{what} {value!r} does not go with a prefix cache from a file: leave it at {plain!r}")
+    made_by = load_maker(setup.prefix_cache, CacheContract, EXPECTED[CacheContract])
+    return PrefixCacheMemory(made_by(setup.num_blocks, setup.block_size), setup.num_blocks, setup.block_size)
+
+
 def _student_scheduler(setup: Setup, log: EventLog | None) -> EngineScheduler:
     if setup.allocator != "paged":
         raise ValueError(f"a scheduler from a file counts blocks of its own: it goes with paged, not {setup.allocator}")
-    made_by = load_class(setup.scheduler, SchedulerContract)
+    made_by = load_maker(setup.scheduler, SchedulerContract, EXPECTED[SchedulerContract])
     sizes = (setup.num_blocks, setup.block_size, setup.max_tokens_per_step, setup.max_running)
     return ContractScheduler(made_by(*sizes), *sizes, max_request_tokens=setup.max_length, log=log)

@@ -17,6 +17,7 @@ from reference_impl.memory.kv_memory import KVMemory
 from reference_impl.memory.kv_policy import Refusal
 from reference_impl.sched.plan import Plan, Rectangle
 from reference_impl.sched.queues import WaitingQueue
+from reference_impl.sched.request import Request
 from reference_impl.sched.scheduler import ContinuousBatching
 from reference_impl.sched.step import Step
 from reference_impl.sched.surface import Limits
@@ -51,6 +52,10 @@ class StaticBatching(ContinuousBatching):
         else:
             self._gather(step)
         return self._close_step(step)
+
+    def _shares(self, parent: Request, child: Request) -> bool:
+        # Nobody joins a batch that runs, a fork neither: it waits for the next one.
+        return False
 
     def _gather(self, step: Step) -> None:
         """The next batch, and its prompts in one step."""

@@ -8,7 +8,7 @@ The caller's loop is: `add` and `abort` whenever they come, then `schedule`, run
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
@@ -16,6 +16,9 @@ from reference_impl.memory.kv_memory import KVMemory
 from reference_impl.memory.kv_policy import Reason, Refusal
 from reference_impl.sched.plan import Plan
 from reference_impl.sched.request import Request
+
+Forks = Mapping[int, Sequence[tuple[Request, int]]]
+"""Parent -> its children, each with the id of the first token that it made."""
 
 UNLIMITED = 1 << 60
 """More tokens than a step could ever have."""
@@ -51,7 +54,8 @@ class Counters:
     """What a scheduler did since it was made.
 
     refused: reason -> requests refused at the door. admitted: times a request started to run, first or again, out of
-    the queue. recomputed_tokens: thrown away by preemption and not found in a prefix cache on the way back.
+    the queue. forks: requests that began with their parent's KV; `added` counts these and those that had to wait.
+    recomputed_tokens: thrown away by preemption and not found in a prefix cache on the way back.
     reused_tokens: found there, by first comers and by those who came back. given_up_swaps: requests on the host for
     which there was never room, computed again instead.
     """
@@ -64,6 +68,7 @@ class Counters:
     steps: int = 0
     scheduled_tokens: int = 0
     made_tokens: int = 0
+    forks: int = 0
     preemptions: int = 0
     swaps_out: int = 0
     swaps_in: int = 0
@@ -74,11 +79,16 @@ class Counters:
 
 @runtime_checkable
 class EngineScheduler(Protocol):
-    """Continuous batching and its rivals, behind one surface."""
+    """Continuous batching and its rivals, behind one surface.
+
+    can_fork: whether `finish_step` takes `forked`. Where it does, n answers to one prompt are one request until the
+    prompt is computed; where it does not (a scheduler of lab 6 knows no fork), the caller adds n requests at once.
+    """
 
     memory: KVMemory
     limits: Limits
     counters: Counters
+    can_fork: bool
 
     @property
     def num_running(self) -> int:
@@ -107,13 +117,19 @@ class EngineScheduler(Protocol):
         Raises: RuntimeError while a step is under way, or if the memory breaks its promise to serve a request alone.
         """
 
-    def finish_step(self, finished: Collection[int] = ..., sampled: Mapping[int, int] = ...) -> None:
+    def finish_step(
+        self, finished: Collection[int] = ..., sampled: Mapping[int, int] = ..., forked: Forks = ...
+    ) -> None:
         """The step is done: each request whose tokens are all computed made one more; those in `finished` ended.
 
         sampled: request -> id of the token it made; needed for requests with `token_ids` that go on, taken by no other.
+        forked: requests that made their first token -> new requests with the same prompt, salt and max_new_tokens, each
+        with a first token of its own, which `token_ids` does not hold yet. They go on from there like any other; a
+        parent that ended or was aborted has its children all the same. A child shares its parent's KV where the memory
+        can and `max_running` allows; else it waits, with its token, and the prompt is computed again for it.
         Raises: ValueError, with nothing changed, if a request in `finished` made no token in this step, one that made
-        its last is not in `finished`, or an id is missing, too many or out of range (TypeError: no integer); KeyError
-        if `finished` names an unknown one.
+        its last is not in `finished`, an id is missing, too many or out of range (TypeError: no integer), or a child is
+        not as said here; KeyError if `finished` or `forked` names an unknown one.
         """
 
     def check_invariants(self) -> None:

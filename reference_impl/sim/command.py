@@ -22,10 +22,11 @@ if TYPE_CHECKING:
     from reference_impl.sim.report import Run
 
 _SIMULATE = """Replay a trace through one or more allocators and compare them. FILE.py:Class stands for a class of your
-own with the contract of lab 3 (--allocator) or lab 6 (--scheduler). It is loaded and run in this process, with all that
-this process may do: run only code that you trust. Columns: good/s, requests a second within the targets; held, the
-share of KV memory that holds tokens; run and most, requests at once, in the mean and at most; preempt, preemptions;
-recomp, tokens computed again after one; hit, the share of prompt tokens found in the prefix cache."""
+own with the contract of lab 3 (--allocator), lab 5 (--prefix-cache) or lab 6 (--scheduler). It is loaded and run in
+this process, with all that this process may do: run only code that you trust. Columns: good/s, requests a second
+within the targets; held, the share of KV memory that holds tokens; run and most, requests at once, in the mean and at
+most; preempt, preemptions; recomp, tokens computed again after one; hit, the share of prompt tokens found in the
+prefix cache."""
 
 
 _PICTURES = (".png", ".svg", ".pdf")
@@ -97,7 +98,7 @@ def _add_simulate(commands: Commands) -> None:
         help=f"for continuous and FILE.py:Class (default: {_DEFAULT_STEP_TOKENS})",
     )
     option("--watermark", type=float, default=0.0, metavar="SHARE", help="blocks kept free at admission (paged)")
-    option("--prefix-cache", default="none", metavar="NAME", help="none, hash or radix (paged)")
+    option("--prefix-cache", default="none", metavar="NAME", help="none, hash, radix or FILE.py:Class (paged)")
     option("--eviction", metavar="NAME", help="of the prefix cache: lru (default), lfu, fifo or slru")
     option(
         "--recovery",

@@ -6,7 +6,6 @@ Owns: which trace is meant, the rows, and what a failing row says. Knows nothing
 from __future__ import annotations
 
 import time
-import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -15,7 +14,8 @@ from typing import TypeVar
 
 from labkit.calibration import CALIBRATIONS
 from labkit.workloads import Workload, load, workload
-from reference_impl.plugin import PluginError, is_plugin, shown
+from reference_impl.plugin import PluginError, is_plugin, shown, told
+from reference_impl.sched.contract import PlanError
 from reference_impl.sched.setup import Setup, build
 from reference_impl.sched.surface import EngineScheduler
 from reference_impl.sim.arrivals import Arrival, Limits, faster, limits_of, poisson, recorded
@@ -117,7 +117,8 @@ def _run(
     if not metrics.completed:
         raise ValueError(f"{name}: not one of {traffic.requests:,} requests could run: {refusals(metrics)}")
     effective = setup.effective()
-    config = asdict(effective) | {"allocator": name, "scheduler": shown(effective.scheduler)}
+    config = asdict(effective) | {"allocator": name}
+    config |= {what: shown(config[what]) for what in ("scheduler", "prefix_cache")}
     return Run(name, config, metrics, time.perf_counter() - started)
 
 
@@ -125,6 +126,8 @@ def _blaming(setup: Setup, act: Callable[[], T]) -> T:
     """What `act` returns. Raises: ValueError, naming the row, on what its classes did, an exit of theirs too."""
     try:
         return act()
+    except PlanError as error:
+        raise ValueError(f"{setup.scheduler}: PlanError: {error}") from error
     except PluginError:
         raise
     except SimulationError as error:
@@ -143,15 +146,7 @@ def refusals(metrics: Metrics) -> str:
 
 
 def _blamed(error: BaseException, setup: Setup) -> str | None:
-    """One line about an error that a class from a file raised or provoked; None if no such class took part."""
-    places = [name for name in (setup.allocator, setup.scheduler) if is_plugin(name)]
-    if not places:
-        return None
-    frames = traceback.extract_tb(error.__traceback__)
-    text = str(error).splitlines()[0] if str(error) else "no message"
-    for place in places:
-        path = Path(place.rpartition(":")[0])
-        for frame in reversed(frames):
-            if Path(frame.filename).resolve() == path.resolve():
-                return f"{path}, line {frame.lineno}: {type(error).__name__}: {text}"
-    return f"{', '.join(places)}: {type(error).__name__}: {text}"
+    """One line about an error that a class from a file provoked in our code; None if no such class took part."""
+    parts = setup.effective()
+    place = next((name for name in (parts.allocator, parts.prefix_cache, parts.scheduler) if is_plugin(name)), None)
+    return None if place is None else told(error, place)

@@ -81,22 +81,34 @@ class Driver:
         self.on_host: set[int] = set()
         self.ended: dict[int, int] = {}
         """Request -> tokens it had made when it ended by itself."""
+        self.families: dict[int, tuple[Request, list[tuple[Request, int]]]] = {}
+        """Request that is to fork with its first token -> itself, and its children with what each makes."""
+        self.origin: dict[int, int] = {}
+        """Fork -> whose prompt it has."""
         self.plan: Plan | None = None
         self.steps = 0
 
-    def add(self, request: Request, makes: int) -> Refusal | None:
+    def add(self, request: Request, makes: int, children: Iterable[tuple[Request, int]] = ()) -> Refusal | None:
+        """`children`: what `request` forks into once its prompt is computed, where the scheduler can."""
         refusal = self.scheduler.add(request)
         if refusal is None:
-            self.requests[request.request] = request
-            self.length[request.request] = makes
-            self.made[request.request] = 0
+            self._know(request, makes, made=0)
+            if children:
+                self.families[request.request] = (request, list(children))
         return refusal
+
+    def _know(self, request: Request, makes: int, made: int) -> None:
+        self.requests[request.request] = request
+        self.length[request.request] = makes
+        self.made[request.request] = made
 
     def abort(self, request: int) -> None:
         self.scheduler.abort(request)
         del self.requests[request]
         self.computed.pop(request, None)
         self.on_host.discard(request)
+        if self.plan is None or request not in self.plan.scheduled:
+            self.families.pop(request, None)
         self.check()
 
     def schedule(self) -> Plan:
@@ -121,7 +133,15 @@ class Driver:
                 finished.add(identity)
             elif request.token_ids is not None:
                 sampled[identity] = (identity * 31 + self.made[identity]) % 3
-        self.scheduler.finish_step(finished, sampled)
+        forked = self._forks()
+        self.scheduler.finish_step(finished, sampled, forked)
+        for identity, family in forked.items():
+            makes = dict(self.families.pop(identity)[1])
+            for child, _ in family:
+                self.origin[child.request] = identity
+                self._know(child, makes[child], made=1)
+                if child.state is State.RUNNING:
+                    self.computed[child.request] = child.prompt_tokens
         for identity in finished:
             request = self.requests.pop(identity)
             del self.computed[identity]
@@ -132,6 +152,19 @@ class Driver:
         self.steps += 1
         self.check()
         return finished
+
+    def _forks(self) -> dict[int, list[tuple[Request, int]]]:
+        """The families whose parent makes its first token in this step; a child of one token is over already."""
+        forked = {}
+        for identity, (parent, children) in list(self.families.items()):
+            tokens = self.plan.scheduled.get(identity) if self.plan is not None else None
+            if tokens is None or self.plan.computed[identity] + tokens < parent.prompt_tokens:
+                continue
+            if family := [(child, child.request % 3) for child, makes in children if makes > 1]:
+                forked[identity] = family
+            else:
+                del self.families[identity]
+        return forked
 
     def step(self) -> Plan:
         plan = self.schedule()

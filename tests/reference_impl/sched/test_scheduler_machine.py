@@ -1,4 +1,7 @@
-"""Any scheduler, memory, queue and recovery, under arrivals, aborts and ends at random moments."""
+"""Any scheduler, memory, queue and recovery, under arrivals, forks, aborts and ends at random moments.
+
+Wherever the memory says where its tokens lie, each computed token is looked for there before every step.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +13,15 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
+from autograder.course import load_module
 from reference_impl.memory import POLICIES, Sizes
+from reference_impl.memory.cache_memory import PrefixCacheMemory
 from reference_impl.memory.kv_manager import KVManager
-from reference_impl.memory.kv_memory import KVMemory
+from reference_impl.memory.kv_memory import KVMemory, PlacedMemory
+from reference_impl.memory.paged_blocks import PagedBlocks
 from reference_impl.memory.policy_memory import PolicyMemory
+from reference_impl.memory.prefix_cache import IndexedCache, PrefixCache
+from reference_impl.memory.radix_cache import RadixCache
 from reference_impl.memory.swap import Recovery
 from reference_impl.sched import (
     ByPriority,
@@ -31,7 +39,14 @@ from reference_impl.sched import (
 )
 from reference_impl.sched.contract import Scheduler
 from reference_impl.sched.preemption import VICTIMS
+from tests import corpus
 from tests.reference_impl.sched.driving import CountedBlocks, Driver, ids
+from tests.reference_impl.sched.placing import PlacedDriver
+
+ALLOCATORS = {
+    path.stem: load_module(path, f"placed_{path.stem}") for path in corpus.files("lab3_block_allocator", "correct")
+}
+"""The honest submissions of lab 3, different designs all."""
 
 OPERATIONS_OF_A_LONG_RUN = int(os.environ.get("SCHED_OPERATIONS", "300000"))
 
@@ -69,8 +84,44 @@ def policies(blocks: int, block_size: int) -> dict[str, Callable[[], KVMemory]]:
     return {name: policy(name) for name in POLICIES}
 
 
+def allocators(blocks: int, block_size: int) -> dict[str, Callable[[], KVMemory]]:
+    def paged(name: str) -> Callable[[], KVMemory]:
+        made_by = ALLOCATORS[name].BlockAllocator
+        return lambda: PolicyMemory(PagedBlocks(blocks * block_size, block_size, made_by))
+
+    return {name: paged(name) for name in ALLOCATORS}
+
+
+def caches(blocks: int, block_size: int) -> dict[str, Callable[[], KVMemory]]:
+    def cached(made_by: Callable[[int, int], IndexedCache]) -> Callable[[], KVMemory]:
+        return lambda: CheckedCacheMemory(made_by(blocks, block_size), blocks, block_size)
+
+    return {"cache, hash": cached(PrefixCache), "cache, radix": cached(RadixCache)}
+
+
+class CheckedCacheMemory(PrefixCacheMemory):
+    """With a cache that has more to say of itself than its contract asks."""
+
+    cache: IndexedCache
+
+    def check_invariants(self) -> None:
+        super().check_invariants()
+        self.cache.check_invariants()
+
+
+FAMILIES: dict[str, Callable[[int, int], dict[str, Callable[[], KVMemory]]]] = {
+    "managers": managers,
+    "policies": policies,
+    "allocators": allocators,
+    "caches": caches,
+}
+LAB_6 = "a scheduler of lab 6"
+
+
 class SchedulerMachine(RuleBasedStateMachine):
     operations = 0
+    family = LAB_6
+    """What it draws its memory from."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -83,17 +134,17 @@ class SchedulerMachine(RuleBasedStateMachine):
         blocks, block_size = draw(st.integers(5, 10), "blocks"), draw(st.integers(2, 4), "block size")
         budget = draw(st.one_of(st.integers(1, 12), st.integers(24, 60)), "budget")
         limits = Limits(budget, draw(st.integers(2, 6), "running"), draw(st.sampled_from([None, None, None, 16])))
-        kind = draw(st.sampled_from(["continuous", "continuous", "prefill first", "static", "contract"]), "kind")
-        self.with_ids = draw(st.booleans(), "token ids")
-        if kind == "contract":
+        self.with_ids = self.family == "caches" or draw(st.booleans(), "token ids")
+        if self.family == LAB_6:
             sizes = (blocks, block_size, limits.budget, limits.max_running)
-            self.driver = Driver(ContractScheduler(Scheduler(*sizes), *sizes))
+            self.driver = PlacedDriver(ContractScheduler(Scheduler(*sizes), *sizes))
             return
-        family = draw(st.sampled_from([managers, managers, policies]), "family")
-        memories = family(blocks, block_size)
+        memories = FAMILIES[self.family](blocks, block_size)
         memory = memories[draw(st.sampled_from(sorted(memories)), "memory")]()
+        kind = draw(st.sampled_from(["continuous", "continuous", "prefill first", "static"]), "kind")
         queue = QUEUES[draw(st.sampled_from(sorted(QUEUES)), "queue")]()
-        self.driver = Driver(self.scheduler(kind, memory, limits, queue, draw))
+        scheduler = self.scheduler(kind, memory, limits, queue, draw)
+        self.driver = PlacedDriver(scheduler) if isinstance(memory, PlacedMemory) else Driver(scheduler)
 
     def scheduler(
         self,
@@ -132,25 +183,37 @@ class SchedulerMachine(RuleBasedStateMachine):
         early=st.integers(0, 4),
         tenant=st.sampled_from("abc"),
         priority=st.integers(-1, 2),
+        answers=st.sampled_from([1, 1, 2, 3]),
     )
-    def add(self, prompt: int, most: int, early: int, tenant: str, priority: int) -> None:
-        self.enter(prompt, most, max(1, most - early), tenant, priority)
+    def add(self, prompt: int, most: int, early: int, tenant: str, priority: int, answers: int) -> None:
+        self.enter(prompt, most, max(1, most - early), tenant, priority, answers)
 
-    def enter(self, prompt: int, most: int, makes: int, tenant: str, priority: int) -> None:
-        type(self).operations += 1
-        request = Request(
-            self.next_id,
-            prompt,
-            most,
-            token_ids=ids(self.next_id % 3, prompt) if self.with_ids else None,
-            tenant=tenant,
-            priority=priority,
-            true_new_tokens=makes,
-        )
+    def enter(self, prompt: int, most: int, makes: int, tenant: str, priority: int, answers: int = 1) -> None:
+        """A request; with more than one answer to make, one that forks where the scheduler can."""
+        spelling = self.next_id % 3
+
+        def request(number: int) -> tuple[Request, int]:
+            SchedulerMachine.operations += 1
+            # Each answer has a length of its own.
+            length = max(1, makes - number)
+            self.next_id += 1
+            return Request(
+                self.next_id - 1,
+                prompt,
+                most,
+                token_ids=ids(spelling, prompt) if self.with_ids else None,
+                tenant=tenant,
+                priority=priority,
+                true_new_tokens=length,
+            ), length
+
+        (first, length), *others = [request(number) for number in range(answers)]
         waiting = self.driver.scheduler.num_waiting
-        refusal = self.driver.add(request, makes)
+        forks = self.driver.scheduler.can_fork
+        refusal = self.driver.add(first, length, others if forks else ())
         assert refusal is None or (refusal.reason.is_final and self.driver.scheduler.num_waiting == waiting)
-        self.next_id += 1
+        for other, length in [] if forks else others:
+            assert (self.driver.add(other, length) is None) == (refusal is None)
 
     @rule(prompts=st.lists(st.integers(1, 6), min_size=2, max_size=6), most=st.integers(4, 10))
     def add_some(self, prompts: list[int], most: int) -> None:
@@ -160,32 +223,38 @@ class SchedulerMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.driver.requests)
     @rule(pick=st.integers(0, 2**16))
     def abort(self, pick: int) -> None:
-        type(self).operations += 1
+        SchedulerMachine.operations += 1
         self.driver.abort(sorted(self.driver.requests)[pick % len(self.driver.requests)])
 
     @precondition(lambda self: self.driver.plan is None)
     @rule()
     def schedule(self) -> None:
-        type(self).operations += 1
+        SchedulerMachine.operations += 1
         self.driver.schedule()
+
+    @precondition(lambda self: isinstance(self.driver, PlacedDriver) and not self.driver.is_computed)
+    @rule()
+    def compute(self) -> None:
+        # Else it is computed when it is finished: an abort may come before or after.
+        self.driver.compute()
 
     @precondition(lambda self: self.driver.plan is not None)
     @rule()
     def finish(self) -> None:
-        type(self).operations += 1
+        SchedulerMachine.operations += 1
         self.driver.finish()
 
     @precondition(lambda self: self.driver.plan is None and self.driver.requests)
     @rule(steps=st.integers(1, 12))
     def some_steps(self, steps: int) -> None:
-        type(self).operations += 2 * steps
+        SchedulerMachine.operations += 2 * steps
         for _ in range(steps):
             self.driver.step()
 
 
-def machine(examples: int, steps: int) -> None:
+def machine(family: str, examples: int, steps: int) -> None:
     run_state_machine_as_test(
-        SchedulerMachine,
+        type("SchedulerMachine", (SchedulerMachine,), {"family": family}),
         settings=settings(
             max_examples=examples,
             stateful_step_count=steps,
@@ -196,13 +265,15 @@ def machine(examples: int, steps: int) -> None:
     )
 
 
-def test_every_scheduler_on_every_memory_keeps_its_invariants_and_ends_every_request() -> None:
-    machine(150, 40)
+@pytest.mark.parametrize("family", [*FAMILIES, LAB_6])
+def test_every_scheduler_on_every_memory_ends_every_request_and_finds_each_token_in_its_slot(family: str) -> None:
+    machine(family, 60, 40)
 
 
 @pytest.mark.long
 def test_the_same_for_very_many_operations() -> None:
     SchedulerMachine.operations = 0
     while SchedulerMachine.operations < OPERATIONS_OF_A_LONG_RUN:
-        machine(400, 60)
+        for family in (*FAMILIES, LAB_6):
+            machine(family, 100, 60)
     print(f"{SchedulerMachine.operations} operations")
