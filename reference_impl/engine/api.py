@@ -27,11 +27,10 @@ _PLAIN = (
 """Fields with the name and the meaning of a sampling parameter."""
 _NOT_DONE = frozenset(
     {
-        "audio", "best_of", "custom_params", "echo", "enable_thinking", "function_call", "functions", "guided_choice",
-        "guided_grammar", "guided_json", "guided_regex", "logprobs", "metadata", "min_tokens", "modalities",
-        "parallel_tool_calls", "prediction", "prompt_cache_key", "reasoning_effort", "response_format",
-        "safety_identifier", "service_tier", "store", "suffix", "tool_choice", "tools", "top_logprobs", "user",
-        "verbosity", "web_search_options",
+        "audio", "best_of", "custom_params", "enable_thinking", "function_call", "functions", "guided_choice",
+        "guided_grammar", "guided_json", "guided_regex", "metadata", "min_tokens", "modalities", "parallel_tool_calls",
+        "prediction", "prompt_cache_key", "reasoning_effort", "response_format", "safety_identifier", "service_tier",
+        "store", "suffix", "tool_choice", "tools", "user", "verbosity", "web_search_options",
     }
 )  # fmt: skip
 """Fields that other servers of this API know."""
@@ -119,17 +118,21 @@ class Call(Fields):
         return self.stream_options is not None and bool(self.stream_options.include_usage)
 
 
+FIELDS = (
+    *Call.model_fields, "prompt", "messages", "max_tokens", "max_completion_tokens", "echo", "logprobs", "top_logprobs"
+)  # fmt: skip
+"""Of both calls."""
 MaxTokens = Annotated[int, Field(ge=1, le=_LARGE)]
 Logprobs = Annotated[int, Field(ge=0, le=MAX_LOGPROBS)]
 
 
 def explain_unknown(names: Sequence[str]) -> str:
     """Why a call with fields of these names is refused, and what to do."""
-    fields = [*Call.model_fields, "prompt", "messages", "max_tokens", "max_completion_tokens"]
     said = []
     for name in names:
-        close = difflib.get_close_matches(name, fields, n=1)
-        if name in _NOT_DONE:
+        # A name with a path before it is a field of a message, or of something else within.
+        close = difflib.get_close_matches(name, FIELDS, n=1) if name.isidentifier() else []
+        if name in _NOT_DONE or name in FIELDS:
             said.append(f"{name} is not supported by this call; leave it out")
         elif close:
             said.append(f"{name} is no field of this call; did you mean {close[0]}?")

@@ -8,7 +8,9 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol, TypedDict
+from typing import Any, Protocol
+
+from typing_extensions import TypedDict
 
 from reference_impl.engine.outputs import Piece, Usage
 from reference_impl.model.tokenizer import Tokenizer

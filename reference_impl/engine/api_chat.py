@@ -7,9 +7,10 @@ conversation becomes tokens (`model/chat.py`).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal, NotRequired, TypedDict
+from typing import Annotated, Any, Literal, NotRequired
 
 from pydantic import Field
+from typing_extensions import TypedDict
 
 from reference_impl.engine.api import Call, Fields, Logprobs, MaxTokens, one_of
 from reference_impl.engine.api_answers import Head, TokenNames, UsageBody

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import codecs
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal, TypedDict
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
+from typing_extensions import TypedDict
 
 from reference_impl.engine.api import DEFAULT_MAX_TOKENS, Call, Logprobs, MaxTokens, Token, one_of
 from reference_impl.engine.api_answers import Head, TokenNames, UsageBody
@@ -34,7 +35,10 @@ class CompletionCall(Call):
 
     def prompts(self, tokenizer: Tokenizer) -> list[list[int]]:
         """Token ids of each prompt. Raises: ValueError on text that is not valid. Cost: O(text)."""
-        return [tokenizer.encode(item) if isinstance(item, str) else item for item in self._items()]
+        try:
+            return [tokenizer.encode(item) if isinstance(item, str) else item for item in self._items()]
+        except ValueError as error:
+            raise ValueError(f"prompt: {error}") from None
 
     def characters(self) -> int:
         """How much text there is to read."""
@@ -99,7 +103,7 @@ class CompletionWriter:
         self._n = call.n or 1
         self._echo = call.texts(tokenizer) if call.echo else None
         self._begun: set[int] = set()
-        self._offsets: dict[int, _Offsets] = {}
+        self._offsets: dict[int, Offsets] = {}
 
     def chunks(self, index: int, piece: Piece) -> Sequence[Mapping[str, Any]]:
         choice = self._choice(index, piece)
@@ -141,7 +145,7 @@ class CompletionWriter:
         if not piece.tokens:
             return None
         names = self._names
-        offsets = self._offsets.setdefault(index, _Offsets())
+        offsets = self._offsets.setdefault(index, Offsets())
         return CompletionLogprobs(
             tokens=[names.key(sampled.token) for sampled in piece.tokens],
             token_logprobs=[_known(sampled.logprob) for sampled in piece.tokens],
@@ -155,7 +159,7 @@ def _known(logprob: float | None) -> float:
     return logprob
 
 
-class _Offsets:
+class Offsets:
     """Where tokens begin in their text; one that goes on with a character begins where that does."""
 
     def __init__(self) -> None:
@@ -163,6 +167,15 @@ class _Offsets:
         self._characters = 0
 
     def next(self, raw: bytes) -> int:
-        begins = self._characters
+        begun, _ = self._utf8.getstate()
+        # A character that does not go on, although bytes follow, is shown as one U+FFFD before them.
+        begins = self._characters + bool(begun and raw and not _goes_on(begun, raw[:1]))
         self._characters += len(self._utf8.decode(raw))
         return begins
+
+
+def _goes_on(begun: bytes, byte: bytes) -> bool:
+    """Whether `byte` belongs to the character of which `begun` is the beginning."""
+    utf8 = codecs.getincrementaldecoder("utf-8")("replace")
+    text = utf8.decode(begun + byte)
+    return not text or (len(text) == 1 and not utf8.getstate()[0])

@@ -8,15 +8,17 @@ Owns: the error object, and how every exception that a call can end in becomes o
 from __future__ import annotations
 
 import json
+import re
 import reprlib
 from collections.abc import Mapping
-from typing import Any, TypedDict
+from typing import Any
 
 from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException as StarletteHTTPException
+from typing_extensions import TypedDict
 
-from reference_impl.engine.api import explain_unknown
+from reference_impl.engine.api import FIELDS, explain_unknown
 from reference_impl.engine.async_engine import EngineStoppedError
 from reference_impl.engine.engine import RequestRefused
 
@@ -74,14 +76,11 @@ def as_api_error(error: Exception) -> ApiError:
     if isinstance(error, RequestValidationError):
         return _of_validation(error)
     if isinstance(error, RequestRefused):
-        code = _CODES.get(error.kind)
-        if error.kind == "busy":
-            return ApiError(429, str(error), code=code, headers={"Retry-After": str(RETRY_AFTER_S)})
-        return ApiError(400, str(error), code=code)
+        return _of_refusal(error)
     if isinstance(error, EngineStoppedError):
         return ApiError(503, str(error), code="not_ready")
     if isinstance(error, StarletteHTTPException):
-        return ApiError(error.status_code, str(error.detail), headers=error.headers)
+        return ApiError(error.status_code, _unreadable(error) or str(error.detail), headers=error.headers)
     return ApiError(500, f"an error of the server: {type(error).__name__}")
 
 
@@ -95,6 +94,26 @@ def install(app: FastAPI) -> None:
         app.add_exception_handler(kind, answer)
 
 
+def _of_refusal(error: RequestRefused) -> ApiError:
+    code = _CODES.get(error.kind)
+    if error.kind == "busy":
+        return ApiError(429, str(error), code=code, headers={"Retry-After": str(RETRY_AFTER_S)})
+    first_word = re.split(r"\W", str(error), maxsplit=1)[0]
+    return ApiError(400, str(error), param=first_word if first_word in FIELDS else None, code=code)
+
+
+def _unreadable(error: StarletteHTTPException) -> str | None:
+    """Why a body could not be read, where FastAPI says only that it could not."""
+    match error.__cause__:
+        case UnicodeDecodeError(start=start):
+            return f"the body is not UTF-8 at byte {start}"
+        case RecursionError():
+            return "the body is nested too deeply"
+        case ValueError():
+            return "the body is not JSON that can be read: a number in it is too long"
+    return None
+
+
 def _of_validation(error: RequestValidationError) -> ApiError:
     """The first thing that is wrong with a body, unknown fields before all: they may explain the others."""
     found = error.errors()
@@ -106,6 +125,8 @@ def _of_validation(error: RequestValidationError) -> ApiError:
     if problem["type"] == "json_invalid":
         return ApiError(400, f"the body is not JSON: {problem['ctx']['error']} at character {problem['loc'][-1]}")
     path = _path(problem["loc"])
+    if problem["type"] == "string_unicode" and not path:
+        return ApiError(400, "the body has a field whose name holds half of a character: send valid UTF-8")
     if not path:
         return ApiError(400, "the body must be a JSON object, with Content-Type: application/json")
     if problem["type"] == "missing":
@@ -129,5 +150,7 @@ def _path(loc: tuple[int | str, ...]) -> str:
     """("body", "messages", 0, "content") as messages[0].content"""
     path = ""
     for part in loc[1:]:
+        if part == "[key]":
+            continue
         path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else part
     return path

@@ -17,10 +17,11 @@ import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal
 
 from fastapi import FastAPI, Request, Response, Security
 from fastapi.security import HTTPBearer
+from typing_extensions import TypedDict
 
 from reference_impl.engine.api import MAX_ANSWERS, Call
 from reference_impl.engine.api_answers import UsageBody, Writer, usage_body

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import cast
 
 from reference_impl.engine.engine import Engine, RequestRefused, StepReport
 from reference_impl.engine.outputs import FinishReason, Piece, Usage
+from reference_impl.model.byte_tokenizer import ByteTokenizer
 from reference_impl.model.sampling import Sampled, SamplingParams
 
 REFUSED = 7
@@ -21,10 +23,10 @@ BROKEN = 8
 
 
 class ScriptedEngine:
-    """free: steps need no `allow`. What is put into `error` is raised by the next step."""
+    """free: steps need no `allow`. What is put into `error` is raised by the next step from `error_at` on."""
 
     def __init__(self, *, free: bool = True) -> None:
-        self.loaded = None
+        self.loaded = SimpleNamespace(name="scripted", tokenizer=ByteTokenizer())
         self.max_context_tokens = 1_000
         self.last_step = StepReport()
         self.threads: set[str] = set()
@@ -36,6 +38,7 @@ class ScriptedEngine:
         self._free = free
         self._allowed = threading.Semaphore(0)
         self.error: BaseException | None = None
+        self.error_at = 0
 
     @property
     def served(self) -> Engine:
@@ -86,7 +89,7 @@ class ScriptedEngine:
             raise AssertionError("no step was allowed for 20 seconds")
         self.steps += 1
         self.threads.add(threading.current_thread().name)
-        if self.error is not None:
+        if self.error is not None and self.steps >= self.error_at:
             raise self.error
         pieces, self._ended = self._ended, []
         for request, (prompt_tokens, params, made) in list(self.live.items()):
