@@ -57,7 +57,7 @@ def grid(
     marked = sorted(marked)
     lines = []
     for label, first in zip(labels, range(0, len(cells), per_row), strict=True):
-        line = Text(label, style="dim")
+        line = Text().append(label, "dim")
         for cell in cells[first : first + per_row]:
             glyph, style = drawn(cell, letters, glyphs)
             place = bisect_left(marked, cell.first)

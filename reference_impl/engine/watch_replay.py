@@ -23,7 +23,6 @@ from reference_impl.engine.watch_view import View
 
 _SHORTEST_S, _LONGEST_S = 0.04, 0.25
 """Between two looks at the clock: no eye needs more pictures, and a terminal may have another size by then."""
-_ROUNDING_S = 1e-6
 
 
 class Pressed(Protocol):
@@ -63,10 +62,11 @@ class Replay:
         fault = end.get("fault", "")
         return Frame(end["state"], self._tally, self._events[place], fault, place, self.last)
 
-    def view(self, place: int, status: str = "") -> View:
-        """See `frame`."""
+    def view(self, place: int, status: str = "", *, height: int | None = None) -> View:
+        """See `frame`. height: of a screen to fill; None is a moderate picture."""
         frame = self.frame(place)
-        return View(frame, self._letters.of(requests_of(frame.state)), status)
+        letters = self._letters.of(requests_of(frame.state))
+        return View(frame, letters, status, max_height=height, fill=True)
 
 
 class Play:
@@ -100,7 +100,8 @@ class Play:
             while True:
                 seen = (self.place, self._paused, console.size)
                 if seen != shown:
-                    live.update(self._replay.view(self.place, self._status()), refresh=True)
+                    view = self._replay.view(self.place, self._status(), height=console.size.height)
+                    live.update(view, refresh=True)
                     shown = seen
                 if (self.place == self._last and not self._paused) or not self._wait():
                     break
@@ -115,8 +116,7 @@ class Play:
         elif not self._press(self._keys.wait(timeout_s)):
             return False
         if not self._paused:
-            # A little more, because the time it is due is a rounded number too.
-            gone = (self._clock() - self._began_s + _ROUNDING_S) * self._speed
+            gone = (self._clock() - self._began_s) * self._speed
             self.place = self._last if gone >= self._last - self._began_at else self._began_at + int(gone)
         return True
 

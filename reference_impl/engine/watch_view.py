@@ -39,22 +39,29 @@ _GAP = "   "
 class View:
     """Print it. letters: of all who are in tables, on the host or waiting. status: a last line, for keys.
 
-    max_height: lines at most; None is a moderate picture. Where the console gives a height, it is filled.
+    max_height: lines at most; None is a moderate picture. fill: make it that high.
     """
 
     def __init__(
-        self, frame: Frame, letters: dict[str, str], status: str = "", *, max_height: int | None = None
+        self,
+        frame: Frame,
+        letters: dict[str, str],
+        status: str = "",
+        *,
+        max_height: int | None = None,
+        fill: bool = False,
     ) -> None:
         self._frame = frame
         self._letters = letters
         self._status = status
         self._max_height = max_height
+        self._fill = fill and max_height is not None
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """The height is not that of the options, which a renderable inside of another is not told."""
         glyphs = UNICODE if options.encoding.startswith("utf") else ASCII
         picture = _Picture(self._frame, self._letters, glyphs, options.max_width, console)
-        most = self._max_height if options.height is None else options.height
-        for line in picture.lines(most, self._status, fill=options.height is not None):
+        for line in picture.lines(self._max_height, self._status, fill=self._fill):
             line.no_wrap, line.overflow = True, "crop"
             line.truncate(options.max_width)
             yield line

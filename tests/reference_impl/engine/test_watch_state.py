@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from typing import Any
 
 import pytest
@@ -19,6 +20,9 @@ from reference_impl.engine.watch_state import (
     rows_of,
     tally_of,
 )
+from reference_impl.memory.events import EventLog
+from reference_impl.memory.kv_manager import KVManager
+from reference_impl.memory.kv_memory import Demand
 from tests.reference_impl.engine.watch_logs import SIZE, forked, served, states
 
 
@@ -115,6 +119,17 @@ def test_blocks_shared_by_a_fork_are_no_hits() -> None:
     assert (tally.hits, tally.copies, tally.admitted) == (0, 1, 1)
 
 
+def test_evicted_are_blocks_and_not_happenings() -> None:
+    log = EventLog()
+    manager = KVManager(4, SIZE, prefix_cache="hash", log=log)
+    for request, token in ((1, 5), (2, 6)):
+        manager.admit(Demand(request, 16, 1, token_ids=array("i", [token] * 16)), 16)
+        manager.commit(request, 16)
+        manager.free(request)
+    assert log.counts()["evict"] == 1
+    assert tally_of(log.events, len(log.events)).evicted == manager.num_evicted == 4
+
+
 def test_the_tally_of_the_first_events_knows_nothing_of_the_others() -> None:
     events: list[Event] = served()[0].events
     for number in (0, 1, 50):
@@ -135,6 +150,16 @@ def test_a_request_keeps_its_letter_and_two_have_one_only_where_there_are_too_fe
             assert len(set(now.values())) == len(now)
             assert all(now[request] == letter for request, letter in before.items() if request in now)
         before = now
+
+
+def test_a_letter_that_two_had_to_have_is_one_s_own_when_there_are_enough_again() -> None:
+    letters = Letters()
+    crowded = letters.of(map(str, range(60)))
+    assert crowded["0"] == crowded["52"] == "A"
+    now = letters.of(["0", "52", "3", "55"])
+    letters.check_invariants()
+    assert (now["0"], now["3"]) == ("A", "D")
+    assert len(set(now.values())) == 4
 
 
 def test_the_first_requests_have_the_first_letters() -> None:

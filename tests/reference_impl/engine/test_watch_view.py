@@ -15,7 +15,6 @@ from labkit.event_log import Event, check_log
 from reference_impl.engine.watch_letters import Letters
 from reference_impl.engine.watch_replay import Replay
 from reference_impl.engine.watch_state import Kind, blocks_of, counts_of, tally_of
-from reference_impl.engine.watch_view import View
 from reference_impl.memory.events import EventLog
 from reference_impl.memory.kv_manager import KVManager
 from reference_impl.memory.kv_memory import Demand
@@ -126,15 +125,14 @@ def test_more_than_nine_holders_are_a_plus_that_the_legend_explains() -> None:
     assert "+ by 10 or more" in "\n".join(lines)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(logs(), st.sampled_from([1, 9, 33, 80, 119, 120, 200]), st.sampled_from([None, 1, 2, 10, 24, 60]))
 def test_no_log_of_the_schema_breaks_the_picture(events: list[Event], width: int, height: int | None) -> None:
     check_log(events)
     replay = Replay(events)
     console = Console(width=width, force_terminal=False, color_system=None)
     for place in (*range(len(events)), 0):
-        view = replay.view(place, "keys")
-        lines = printed(view, width, height=height)
+        lines = printed(replay.view(place, "keys", height=height), width)
         assert height is None or len(lines) == height
         for line in lines:
             assert console.render_str(line, markup=False, emoji=False, highlight=False).cell_len <= width
@@ -175,7 +173,7 @@ def test_a_large_pool_is_folded_and_the_cells_cover_it(num_blocks: int, width: i
     log = EventLog()
     manager = KVManager(num_blocks, 16, log=log)
     manager.admit(Demand(5, num_blocks * 8, 1), num_blocks * 8)
-    lines = printed(Replay(log.events).view(len(log.events) - 1), width, height=height)
+    lines = printed(Replay(log.events).view(len(log.events) - 1, height=height), width)
     size = re.search(r"a cell is (\d+) blocks", "\n".join(lines))
     each = int(size[1]) if size else 1
     shown = cells(lines, width=width)
@@ -196,7 +194,7 @@ def test_what_does_not_fit_is_counted() -> None:
         manager.admit(Demand(request, 4, 1), 4)
     log.waits(range(1_000, 1_900))
     manager.commit(59, 4)
-    lines = printed(Replay(log.events).view(len(log.events) - 1), height=24)
+    lines = printed(Replay(log.events).view(len(log.events) - 1, height=24))
     assert len(lines) == 24
     more = [int(found[1]) for line in lines if (found := re.match(r"… and (\d+) more", line))]
     listed = sum(len(re.findall(r"\d tokens  \d", line)) for line in lines)
@@ -244,8 +242,38 @@ def test_a_fault_is_shown_and_markup_and_escapes_of_a_log_are_text() -> None:
 
 def test_a_small_window_keeps_the_sentence() -> None:
     log, _ = served()
-    view: View = Replay(log.events).view(100, "q: quit")
     for height in (8, 12, 16, 24, 40):
-        lines = printed(view, height=height)
+        lines = printed(Replay(log.events).view(100, "q: quit", height=height))
         assert len(lines) == height
         assert any(log.events[100]["sentence"][:30] in line for line in lines)
+
+
+@pytest.mark.parametrize(("num_blocks", "height"), [(24, None), (700, 24)])
+def test_the_blocks_of_the_event_are_marked_and_no_others(num_blocks: int, height: int | None) -> None:
+    log, _ = served(num_blocks=num_blocks)
+    replay, console = Replay(log.events), Console(width=80, color_system=None)
+    for place in range(0, replay.last + 1, 15):
+        lines = console.render_lines(replay.view(place, height=height), pad=False)
+        text = "\n".join("".join(segment.text for segment in line) for line in lines)
+        each = int(found[1]) if (found := re.search(r"a cell is (\d+) blocks", text)) else 1
+        marked, cell = [], 0
+        for line in lines[1:]:
+            if not line or not line[0].text.strip().isdecimal():
+                break
+            for segment in line[1::2]:
+                marked += [cell] if segment.style is not None and segment.style.reverse else []
+                cell += 1
+        assert cell == -(-num_blocks // each)
+        assert marked == sorted({block // each for block in log.events[place]["blocks"]})
+
+
+def test_on_a_screen_the_lower_half_stays_where_it_is() -> None:
+    log, _ = served()
+    replay = Replay(log.events)
+    for width in (80, 130):
+        places = set()
+        for place in range(60, replay.last, 9):
+            lines = printed(replay.view(place, "q: quit", height=30), width)
+            assert lines[-1] == "q: quit"
+            places.add(next(number for number, line in enumerate(lines) if line.startswith("── event")))
+        assert len(places) == 1

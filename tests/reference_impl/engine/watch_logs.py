@@ -60,10 +60,10 @@ def forked() -> EventLog:
     return log
 
 
-def printed(view: View, width: int = 80, *, height: int | None = None, encoding: str = "utf-8") -> list[str]:
+def printed(view: View, width: int = 80, *, encoding: str = "utf-8") -> list[str]:
     """The lines of a picture, without colour."""
     console = Console(width=width, force_terminal=False, color_system=None)
-    options = console.options.update(width=width, height=height)
+    options = console.options.update(width=width)
     options.encoding = encoding
     lines = console.render_lines(view, options, pad=False)
     return ["".join(segment.text for segment in line) for line in lines]
@@ -100,7 +100,7 @@ def states(draw: st.DrawFn, most_blocks: int = 40) -> dict[str, Any]:
         "num_free": draw(numbers),
         "tables": tables,
         "tokens": {name: draw(st.integers(-1, 10**12)) for name in tables},
-        "ref_counts": draw(st.lists(numbers, min_size=num_blocks, max_size=num_blocks)),
+        "ref_counts": draw(st.just([0] * num_blocks) | st.lists(numbers, min_size=num_blocks, max_size=num_blocks)),
         "filled": draw(st.lists(st.integers(-1, size + 1), min_size=num_blocks, max_size=num_blocks)),
     }
     if draw(st.booleans()):
