@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PORT ?= 8000
 
-.PHONY: course test test-long test-gpu mutants bench site labs serve-site clean lint sandbox browser env
+.PHONY: course test test-long test-gpu mutants bench site labs serve-site clean lint sandbox browser model env
 .DEFAULT_GOAL := course
 
 course: env sandbox            ## environment, doctor, labs, sample class graded with hidden tests, site
@@ -18,10 +18,10 @@ course: env sandbox            ## environment, doctor, labs, sample class graded
 	@$(BIN)/course site
 	@$(BIN)/course where
 
-test: env sandbox browser lint ## linters, types, all tests that need no GPU
+test: env sandbox browser model lint ## linters, types, all tests that need no GPU
 	$(BIN)/python -m pytest
 
-test-long: env                 ## a million operations, a million requests, experiments at full size: some ten minutes
+test-long: env model           ## a million operations, a million requests, 64 prompts in every way: half an hour
 	$(BIN)/python -m pytest -m long
 
 mutants: env                   ## each known bug class: the test that knows it, and our own code broken until it notices
@@ -73,6 +73,10 @@ sandbox:
 # The tests of the built site drive Chromium; without it they are skipped and say so.
 browser:
 	@$(call install,chromium,chromium,the tests that drive the site will be skipped: sudo apt-get install chromium)
+
+# The small real model that the engine is tested with. Without it those tests are skipped and say so.
+model: env
+	@$(BIN)/engine model get smollm2 || echo "the tests on a real model will be skipped"
 
 clean:                         ## what the other targets made; the gradebook and submissions stay
 	rm -rf _build $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info .course/source .course/evidence .course/sample .course/site-under-test chapters/_generated

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from reference_impl.bench import command as bench
+from reference_impl.engine import generate_command as generate
 from reference_impl.engine import watch_command as watch
 from reference_impl.model import command as model
 from reference_impl.sim import command as sim
@@ -70,6 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     sim.add_parsers(commands)
     model.add_parser(commands)
     bench.add_parser(commands)
+    generate.add_parser(commands)
     watch.add_parser(commands)
     return parser
 

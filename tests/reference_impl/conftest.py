@@ -1,4 +1,4 @@
-"""For the tests of the engine that compute with torch."""
+"""For the tests of the engine: torch with one thread, the tiny model, and the real one where it was fetched."""
 
 from __future__ import annotations
 
@@ -15,3 +15,19 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def tiny():  # type: ignore[no-untyped-def]
+    """The built-in model with random weights."""
+    return pytest.importorskip("reference_impl.model.loader").load_model("tiny")
+
+
+@pytest.fixture(scope="session")
+def smollm2():  # type: ignore[no-untyped-def]
+    """SmolLM2-135M-Instruct in float32; skips where it is not in the cache, or what reads it is not installed."""
+    loader = pytest.importorskip("reference_impl.model.loader")
+    try:
+        return loader.load_model("smollm2")
+    except (ValueError, ImportError) as error:
+        pytest.skip(f"no SmolLM2 here: {error}")

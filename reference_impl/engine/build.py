@@ -1,0 +1,118 @@
+"""From names to an engine: the model, the memory, the scheduler and the attention that a command line asks for.
+
+Owns: the order in which the parts are made. Knows nothing of what any part does, nor of a command line (`options.py`).
+Each of four parts may be the user's own file, which is tried against its contract first (`contract_check.py`): the
+block allocator of lab 3, the attention of lab 4, the prefix cache of lab 5, the scheduler of lab 6. Everything else
+stays the same, so two runs that differ in one part differ by that part.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from labkit.contracts import AttentionBackend
+from reference_impl.attention.backend import Attention
+from reference_impl.attention.lab4 import Lab4Attention
+from reference_impl.attention.torch_attention import TorchAttention
+from reference_impl.engine.contract_check import check_plugins
+from reference_impl.engine.engine import Engine
+from reference_impl.engine.memory_profile import MemoryProfile, profile_memory
+from reference_impl.engine.options import EngineSettings
+from reference_impl.engine.runner import Runner
+from reference_impl.memory.events import EventLog
+from reference_impl.memory.kv_memory import PlacedMemory
+from reference_impl.model.loader import LoadedModel, load_model
+from reference_impl.plugin import is_plugin, load_backend
+from reference_impl.sched.setup import Setup, build
+from reference_impl.sched.surface import EngineScheduler
+
+
+@dataclass(frozen=True)
+class Built:
+    """An engine and what is worth saying about it."""
+
+    engine: Engine
+    profile: MemoryProfile
+    setup: Setup
+
+
+def build_engine(settings: EngineSettings, *, log: EventLog | None = None, loaded: LoadedModel | None = None) -> Built:
+    """Make the parts and join them. `log`, which must be new, becomes that of the memory. `loaded`: the model, if it is
+    there already.
+
+    Raises: ValueError, in one line, on what does not exist, does not fit or does not go together.
+    """
+    check_plugins(settings.block_allocator, settings.prefix_cache, settings.scheduler, settings.attention)
+    loaded = loaded or load_model(settings.model, dtype=settings.dtype, device=settings.device)
+    longest = settings.max_context_tokens or loaded.config.max_context_tokens
+    profile = profile_memory(
+        loaded,
+        block_size=settings.block_size,
+        budget_bytes=settings.kv_memory_bytes,
+        share=settings.memory_share,
+        max_tokens_per_step=settings.max_tokens_per_step,
+        max_context_tokens=longest,
+        max_running=settings.max_running,
+    )
+    setup = _setup(settings, profile.num_blocks * settings.block_size, longest, profile.bytes_per_token)
+    scheduler = build(setup, log=log)
+    runner = _runner(loaded, settings, scheduler, setup)
+    engine = Engine(
+        loaded,
+        scheduler,
+        runner,
+        max_waiting=settings.max_waiting,
+        max_context_tokens=settings.max_context_tokens,
+        debug=settings.debug,
+    )
+    return Built(engine, profile, setup)
+
+
+def _setup(settings: EngineSettings, kv_tokens: int, longest: int, bytes_per_token: int) -> Setup:
+    """The scheduler's side. Raises: ValueError on a setting that the other parts would ignore."""
+    paged = settings.block_allocator == "paged" and not is_plugin(settings.scheduler)
+    prefix_cache = settings.prefix_cache or ("hash" if paged else "none")
+    asked = Setup(
+        allocator=settings.block_allocator,
+        scheduler=settings.scheduler,
+        kv_tokens=kv_tokens,
+        max_length=longest,
+        block_size=settings.block_size,
+        max_running=settings.max_running,
+        max_tokens_per_step=settings.max_tokens_per_step,
+        watermark=settings.watermark,
+        prefix_cache=prefix_cache,
+        eviction=settings.eviction,
+        recovery=settings.recovery,
+        host_tokens=settings.host_memory_bytes // bytes_per_token,
+    )
+    runs = asked.effective()
+    if settings.block_allocator == "padded" and settings.scheduler == "continuous":
+        # A rectangle can only be filled as a static batch: that is no setting of its own.
+        asked = replace(asked, scheduler="static")
+    for name in ("prefix_cache", "watermark", "recovery", "scheduler", "host_tokens"):
+        if getattr(asked, name) != getattr(runs, name):
+            given = f"{name} {getattr(asked, name)}"
+            raise ValueError(f"{given} does not go with allocator {asked.allocator} and scheduler {asked.scheduler}")
+    return runs
+
+
+def _runner(loaded: LoadedModel, settings: EngineSettings, scheduler: EngineScheduler, setup: Setup) -> Runner:
+    memory = scheduler.memory
+    assert isinstance(memory, PlacedMemory), f"{type(memory).__name__} does not say where tokens lie"
+    host_tokens = (setup.host_tokens or setup.kv_tokens) if setup.recovery == "swap" else 0
+    return Runner(
+        loaded.transformer,
+        _attention(settings.attention),
+        memory,
+        num_host_blocks=host_tokens // memory.block_size,
+        poison=settings.debug,
+    )
+
+
+def _attention(name: str) -> Attention:
+    if is_plugin(name):
+        return Lab4Attention(load_backend(name, AttentionBackend))
+    if name != "torch":
+        raise ValueError(f"no attention {name!r}; there are torch, FILE.py and FILE.py:Class")
+    return TorchAttention()

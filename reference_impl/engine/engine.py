@@ -1,0 +1,311 @@
+"""The engine: requests in, pieces of answers out, one step at a time.
+
+Owns: the requests that are not answered yet, and the loop plan -> logits -> tokens -> word to the scheduler. Knows
+nothing of which block is whose, of who runs when, of how anything is computed, or of threads: one caller at a time
+(`async_engine.py` brings the threads).
+
+    add ──> scheduler                            refused at the door with a reason, or it waits
+    step:   scheduler.schedule  ──> Plan         who computes how much
+            runner.run          ──> StepLogits   swaps, copies, the model
+            sampler.sample      ──> Sampled      one token a request, one an answer where a prompt has just ended
+            answer.take         ──> Piece        text, and whether the answer is done
+            scheduler.finish_step                publishes blocks, forks, frees who is done
+
+Cost of a step: the runner's, and O(1) Python a token made. Invariants: those of the scheduler and its memory, and each
+answer that is not done is a live request of the scheduler.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from array import array
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from operator import index
+
+import torch
+
+from reference_impl.engine.answer import Answer, Group
+from reference_impl.engine.detokenizer import Detokenizer
+from reference_impl.engine.outputs import FinishReason, Piece
+from reference_impl.engine.runner import Runner, StepLogits
+from reference_impl.memory.kv_policy import Reason, Refusal
+from reference_impl.model.loader import LoadedModel
+from reference_impl.model.sampler import Sampler
+from reference_impl.model.sampling import MAX_SEED, Sampled, SamplingParams
+from reference_impl.sched.plan import Plan
+from reference_impl.sched.request import Request
+from reference_impl.sched.surface import EngineScheduler
+
+Clock = Callable[[], float]
+Forks = dict[int, list[tuple[Request, int]]]
+"""Parent -> its children, each with the id of its first token."""
+
+
+class RequestRefused(ValueError):  # noqa: N818 - an answer to the client, as a Refusal is
+    """A request that is not taken, in one line. kind: "invalid", "too_long", "never_fits" or "busy"."""
+
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(message)
+        self.kind = kind
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """What the last step did: tokens computed, prompts' and others, requests in it, and tokens made."""
+
+    prefill_tokens: int = 0
+    decode_tokens: int = 0
+    requests: int = 0
+    made_tokens: int = 0
+    seconds: float = 0.0
+
+
+class Engine:
+    """See the module. `scheduler` and the runner share one memory, and nobody else calls any of them.
+
+    max_waiting: requests that may wait to be admitted; one more is refused as busy. debug: check every invariant after
+    every step. max_context_tokens: prompt and answer together, at most what the model was made for.
+    """
+
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        scheduler: EngineScheduler,
+        runner: Runner,
+        *,
+        clock: Clock = time.monotonic,
+        max_waiting: int | None = None,
+        max_context_tokens: int | None = None,
+        debug: bool = False,
+    ) -> None:
+        """Raises: ValueError if runner and scheduler do not share a memory, or a limit is below 1 or too large."""
+        if runner.memory is not scheduler.memory:
+            raise ValueError("runner and scheduler have memories of their own; they must share one")
+        if max_waiting is not None and max_waiting < 1:
+            raise ValueError(f"max_waiting must be at least 1, got {max_waiting}")
+        longest = loaded.config.max_context_tokens
+        self.max_context_tokens = longest if max_context_tokens is None else max_context_tokens
+        if not 2 <= self.max_context_tokens <= longest:
+            raise ValueError(f"max_context_tokens must be 2 to the model's {longest}, got {max_context_tokens}")
+        self.loaded = loaded
+        self.scheduler = scheduler
+        self.runner = runner
+        self.max_waiting = max_waiting
+        self.last_step = StepReport()
+        self._clock = clock
+        self._debug = debug
+        self._sampler = Sampler(loaded.config.vocab_size)
+        self._groups: dict[int, Group] = {}
+        self._answers: dict[int, Answer] = {}
+        self._token_ids: dict[int, array[int]] = {}
+        self._ended: list[Piece] = []
+        self._next_id = 0
+
+    @property
+    def has_work(self) -> bool:
+        """Whether a step would do or say something."""
+        return bool(self._groups or self._ended)
+
+    @property
+    def num_running(self) -> int:
+        return self.scheduler.num_running
+
+    @property
+    def num_waiting(self) -> int:
+        return self.scheduler.num_waiting
+
+    # Requests come and go ---------------------------------------------------------------------------------------
+
+    def add(
+        self,
+        prompt: Sequence[int],
+        params: SamplingParams,
+        *,
+        salt: str = "",
+        tenant: str = "",
+        priority: int = 0,
+        timeout_s: float | None = None,
+    ) -> int:
+        """Take a request; returns its id. Nothing is kept of one that is refused.
+
+        salt: requests share cached blocks only under one salt. timeout_s: from now on; what is not done then ends.
+        Raises: RequestRefused, naming the value.
+        """
+        ids = self._checked_prompt(prompt, params, timeout_s)
+        if self.max_waiting is not None and self.num_waiting >= self.max_waiting:
+            raise RequestRefused("busy", f"{self.num_waiting} requests wait, as many as may: try again later")
+        seed = secrets.randbelow(MAX_SEED) if params.seed is None else params.seed
+        deadline_s = None if timeout_s is None else self._clock() + timeout_s
+        group = Group(self._new_id(), ids, replace(params, seed=seed), salt, tenant, priority, deadline_s)
+        at_once = 1 if self.scheduler.can_fork else params.n
+        requests = [
+            group.scheduler_request(group.request if choice == 0 else self._new_id()) for choice in range(at_once)
+        ]
+        for request in requests:
+            refusal = self.scheduler.add(request)
+            if refusal is not None:
+                # All ask for the same, so it is the first that is refused, before anything was taken.
+                raise self._refused(refusal)
+        for choice, request in enumerate(requests):
+            self._keep(Answer(group, choice, request.request, self._detokenizer(params)), request)
+        group.unforked = params.n - at_once
+        self._groups[group.request] = group
+        return group.request
+
+    def abort(self, request: int, reason: FinishReason = FinishReason.ABORT) -> None:
+        """End a request between two steps: its blocks are free at once, its last pieces come out of the next step.
+
+        Raises: KeyError if it is unknown or over.
+        """
+        group = self._groups.get(index(request))
+        if group is None:
+            raise KeyError(f"no request {request}")
+        group.unforked = 0
+        for answer in list(group.live.values()):
+            self.scheduler.abort(answer.identity)
+            self._forget(answer)
+            self._ended.append(answer.end(reason))
+        del self._groups[group.request]
+
+    def _checked_prompt(self, prompt: Sequence[int], params: SamplingParams, timeout_s: float | None) -> array[int]:
+        vocabulary, longest = self.loaded.config.vocab_size, self.max_context_tokens
+        if not len(prompt):
+            raise RequestRefused("invalid", "the prompt is empty: give at least one token")
+        for token in prompt:
+            if not 0 <= token < vocabulary:
+                raise RequestRefused("invalid", f"prompt holds token {token}; this model has 0 to {vocabulary - 1}")
+        if len(prompt) + params.max_tokens > longest:
+            room = longest - len(prompt)
+            advice = f"ask for at most {room}" if room > 0 else "shorten the prompt"
+            asked = f"{len(prompt)} prompt tokens and max_tokens {params.max_tokens}"
+            raise RequestRefused("too_long", f"{asked} are more than the context of {longest}: {advice}")
+        for name, ids in (("stop_token_ids", params.stop_token_ids), ("logit_bias", params.logit_bias)):
+            if unknown := [token for token in ids if token >= vocabulary]:
+                raise RequestRefused("invalid", f"{name} has {unknown[0]}; this model has 0 to {vocabulary - 1}")
+        if params.n > self.scheduler.limits.max_running:
+            raise RequestRefused("invalid", f"n is {params.n}; at most {self.scheduler.limits.max_running} run at once")
+        if timeout_s is not None and not timeout_s > 0:
+            raise RequestRefused("invalid", f"timeout_s must be above 0, got {timeout_s}")
+        return array("i", prompt)
+
+    def _refused(self, refusal: Refusal) -> RequestRefused:
+        kind = "too_long" if refusal.reason is Reason.TOO_LONG else "never_fits"
+        advice = "ask for fewer tokens, or start the engine with more KV memory"
+        said = f"{refusal.needed} tokens needed, {refusal.free} free: {refusal.reason.value}"
+        return RequestRefused(kind, f"{said}; {advice}")
+
+    def _new_id(self) -> int:
+        self._next_id += 1
+        return self._next_id - 1
+
+    def _detokenizer(self, params: SamplingParams) -> Detokenizer:
+        return Detokenizer(self.loaded.tokenizer, params.stop)
+
+    def _keep(self, answer: Answer, request: Request) -> None:
+        assert request.token_ids is not None, "a real model needs the ids"
+        self._answers[answer.identity] = answer
+        self._token_ids[answer.identity] = request.token_ids
+
+    def _forget(self, answer: Answer) -> None:
+        del self._answers[answer.identity], self._token_ids[answer.identity]
+
+    # One step ---------------------------------------------------------------------------------------------------
+
+    def step(self) -> list[Piece]:
+        """Run one step; what it adds to the answers, and the last pieces of what was aborted before it."""
+        started_s = self._clock()
+        self._expire(started_s)
+        pieces, self._ended = self._ended, []
+        if self._groups:
+            plan = self.scheduler.schedule()
+            self._note_reused(plan)
+            pieces += self._take_tokens(self.runner.run(plan, self._token_ids))
+            self.last_step = self._report(plan, pieces, self._clock() - started_s)
+        if self._debug:
+            self.check_invariants()
+        return pieces
+
+    def _expire(self, now_s: float) -> None:
+        late = [group for group in self._groups.values() if group.deadline_s is not None and group.deadline_s <= now_s]
+        for group in late:
+            self.abort(group.request, FinishReason.TIMEOUT)
+
+    def _note_reused(self, plan: Plan) -> None:
+        for identity, tokens in plan.reused.items():
+            answer = self._answers[identity]
+            # What a preempted answer finds again is the engine's affair, not the client's.
+            if answer.choice == 0 and not answer.made:
+                answer.group.cached_tokens = tokens
+
+    def _take_tokens(self, step: StepLogits) -> list[Piece]:
+        """Choose a token for each row, and tell the scheduler."""
+        answers, rows, forked = [], [], {}
+        for row, identity in enumerate(step.rows):
+            answer = self._answers[identity]
+            family = [answer, *self._unborn(answer)]
+            if len(family) > 1:
+                forked[identity] = family[1:]
+            answers += family
+            rows += [row] * len(family)
+        logits = step.logits if not forked else step.logits[torch.tensor(rows, device=step.logits.device)]
+        chosen = self._sampler.sample(logits, [answer.wish for answer in answers]) if answers else []
+        ends = self.loaded.eos_token_ids
+        pieces = [answer.take(sampled, ends) for answer, sampled in zip(answers, chosen, strict=True)]
+        self._tell(answers, pieces, chosen, forked)
+        return pieces
+
+    def _unborn(self, answer: Answer) -> list[Answer]:
+        """The answers that begin now, with the first token of the first one."""
+        group = answer.group
+        if answer.choice or answer.made or not group.unforked:
+            return []
+        first = group.params.n - group.unforked
+        group.unforked = 0
+        return [
+            Answer(group, choice, self._new_id(), self._detokenizer(group.params))
+            for choice in range(first, group.params.n)
+        ]
+
+    def _tell(
+        self, answers: list[Answer], pieces: list[Piece], chosen: list[Sampled], forked: dict[int, list[Answer]]
+    ) -> None:
+        """The step is done: who ended, who goes on with which token, and who begins."""
+        tokens = {answer.identity: sampled.token for answer, sampled in zip(answers, chosen, strict=True)}
+        done = {answer.identity for answer, piece in zip(answers, pieces, strict=True) if piece.finish is not None}
+        newborn = {child.identity for children in forked.values() for child in children}
+        forks: Forks = {}
+        for parent, children in forked.items():
+            for child in children:
+                if child.identity not in done:
+                    request = child.group.scheduler_request(child.identity)
+                    self._keep(child, request)
+                    forks.setdefault(parent, []).append((request, tokens[child.identity]))
+        go_on = {identity: token for identity, token in tokens.items() if identity not in done | newborn}
+        self.scheduler.finish_step(done - newborn, go_on, forks)
+        for answer in answers:
+            if answer.identity in done and answer.identity not in newborn:
+                self._forget(answer)
+            if answer.group.is_over:
+                self._groups.pop(answer.group.request, None)
+
+    def _report(self, plan: Plan, pieces: list[Piece], seconds: float) -> StepReport:
+        decodes = sum(1 for tokens in plan.scheduled.values() if tokens == 1)
+        made = sum(len(piece.tokens) for piece in pieces)
+        return StepReport(plan.num_tokens - decodes, decodes, len(plan.scheduled), made, seconds)
+
+    def check_invariants(self) -> None:
+        """I1 to I9, and that scheduler and engine have the same requests. AssertionError names the offender."""
+        self.scheduler.check_invariants()
+        answers = {answer.identity for group in self._groups.values() for answer in group.live.values()}
+        assert answers == self._answers.keys() == self._token_ids.keys(), (
+            f"I1: answers {answers ^ self._answers.keys()} are known in one place only"
+        )
+        for identity, answer in self._answers.items():
+            ids = self._token_ids[identity]
+            expected = len(answer.group.prompt) + len(answer.made)
+            assert len(ids) == expected, f"I9: answer {identity} has {len(ids)} tokens, {expected} were given and made"
+        if not self._groups:
+            account = self.scheduler.memory.account()
+            assert account.held == 0, f"I1: nobody is served, and {account.held} tokens are held"
