@@ -107,7 +107,7 @@ class PrefixCacheMemory:
             # The salt is its own as well, for a cache that would find what nobody committed.
             taken = self._acquire(array("i", [0]), f"growth {self._next_sequence}")
             if isinstance(taken, Refusal):
-                self._wrong(f"acquire() raised OutOfBlocks for a block, num_free_blocks is {self._num_free()}")
+                self._wrong(f"num_free_blocks counted the {more} blocks that acquire() then did not have")
             sequence, _, table = taken
             self._enter(table, [])
             held.sequences.append(sequence)
@@ -157,7 +157,7 @@ class PrefixCacheMemory:
         except OutOfBlocks:
             if needed <= self._num_free():
                 # The scheduler would make room and ask again, for ever.
-                self._wrong(f"acquire() raised OutOfBlocks for {needed} blocks, num_free_blocks is {self._num_free()}")
+                self._wrong(f"acquire() raised OutOfBlocks, {needed} blocks needed, {self._num_free()} free")
             return self._refusal(Reason.NO_ROOM, needed)
         self._next_sequence += 1
         try:

@@ -109,8 +109,8 @@ class PagedBlocks(Requests):
         free = self.blocks.num_free_blocks * self.block_size
         if reason is None and needed <= free:
             # The scheduler would make room and ask again, for ever.
-            short = f"OutOfBlocks for {needed // self.block_size} blocks, num_free_blocks is {free // self.block_size}"
-            raise ContractError(f"{named(self.blocks)} raised {short}")
+            blocks = f"{needed // self.block_size} blocks needed, {free // self.block_size} free"
+            raise ContractError(f"{named(self.blocks)}: allocate() or append() raised OutOfBlocks, {blocks}")
         return Refusal(Reason.NO_ROOM if reason is None else reason, needed, free, free)
 
     def _copies(self, request: int, answer: list[tuple[int, int]]) -> BlockCopies:

@@ -52,6 +52,10 @@ class PlacedDriver(Driver):
         for pairs in plan.swapped_in.values():
             for src, dst in pairs:
                 self.cells[dst * size : (dst + 1) * size] = self.host[src]
+        written = [dst for _, dst in plan.copies]
+        held = {block for identity in plan.scheduled for block in self.memory.block_table(identity)}
+        assert len(set(written)) == len(written), f"two copies go to one block: {plan.copies}"
+        assert held.issuperset(written), f"copies for somebody who is not in the step: {plan.copies}"
         read = [self.cells[src * size : (src + 1) * size] for src, _ in plan.copies]
         for (_, dst), block in zip(plan.copies, read, strict=True):
             self.cells[dst * size : (dst + 1) * size] = block

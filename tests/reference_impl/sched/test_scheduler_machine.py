@@ -226,6 +226,17 @@ class SchedulerMachine(RuleBasedStateMachine):
         SchedulerMachine.operations += 1
         self.driver.abort(sorted(self.driver.requests)[pick % len(self.driver.requests)])
 
+    @precondition(
+        lambda self: self.driver.plan is not None and self.driver.requests.keys() & self.driver.plan.scheduled
+    )
+    @rule(pick=st.integers(0, 2**16))
+    def abort_in_the_step(self, pick: int) -> None:
+        SchedulerMachine.operations += 1
+        scheduled = self.driver.requests.keys() & self.driver.plan.scheduled.keys()
+        # One that may fork in this step before any other.
+        choice = sorted(scheduled & self.driver.families.keys() or scheduled)
+        self.driver.abort(choice[pick % len(choice)])
+
     @precondition(lambda self: self.driver.plan is None)
     @rule()
     def schedule(self) -> None:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from reference_impl.memory import EventLog
+from reference_impl.memory import Account, EventLog
+from reference_impl.memory.cache_memory import PrefixCacheMemory
 from reference_impl.memory.kv_manager import KVManager
 from reference_impl.memory.policies import GrowingRanges, PaddedBatch, ReservedRanges
 from reference_impl.memory.policy_memory import PolicyMemory
@@ -15,6 +16,13 @@ from reference_impl.sched import ContinuousBatching, PrefillFirst, Request, Shor
 from reference_impl.sched.setup import ALLOCATORS, Setup, build
 
 PAGED = Setup("paged", "continuous", kv_tokens=1_000, max_length=100)
+
+
+def student_cache(folder: Path) -> str:
+    """A file with a cache that keeps the contract of lab 5, as it is named on the command line."""
+    path = folder / "my_cache.py"
+    path.write_text("from reference_impl.memory import PrefixCache as Mine\n")
+    return f"{path}:Mine"
 
 
 def student_scheduler(folder: Path) -> str:
@@ -117,3 +125,38 @@ def test_the_queue_may_be_another(scheduler: str) -> None:
 def test_a_scheduler_from_a_file_takes_no_queue(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="has an order of its own"):
         build(replace(PAGED, scheduler=student_scheduler(tmp_path)), queue=ShortestFirst())
+
+
+def test_a_prefix_cache_from_a_file_is_the_memory(tmp_path: Path) -> None:
+    memory = build(replace(PAGED, prefix_cache=student_cache(tmp_path))).memory
+    assert isinstance(memory, PrefixCacheMemory)
+    assert (memory.num_blocks, memory.block_size) == (62, 16)
+    assert memory.account() == Account(free=62 * 16)
+
+
+@pytest.mark.parametrize(
+    ("extra", "words"),
+    [
+        ({"watermark": 0.1}, "watermark 0.1 does not go with a prefix cache from a file: leave it at 0.0"),
+        ({"recovery": "swap"}, "recovery 'swap' does not go with a prefix cache from a file: leave it at 'recompute'"),
+        ({"eviction": "fifo"}, "eviction 'fifo' does not go with a prefix cache from a file: leave it at 'lru'"),
+    ],
+)
+def test_what_a_prefix_cache_from_a_file_cannot_do_is_refused(
+    extra: dict[str, object], words: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=words):
+        build(replace(PAGED, prefix_cache=student_cache(tmp_path), **extra))  # type: ignore[arg-type]
+
+
+def test_a_prefix_cache_from_a_file_goes_with_paged_memory_alone_and_keeps_no_log(tmp_path: Path) -> None:
+    theirs = replace(PAGED, prefix_cache=student_cache(tmp_path))
+    assert replace(theirs, allocator="pow2").effective().prefix_cache == "none"
+    with pytest.raises(ValueError, match=r"only paged memory keeps a log, .*my_cache\.py:Mine keeps none"):
+        build(theirs, log=EventLog())
+
+
+def test_names_that_are_none_are_refused() -> None:
+    for what, name in (("allocator", "best"), ("scheduler", "best"), ("prefix_cache", "lru"), ("recovery", "none")):
+        with pytest.raises(ValueError, match=f"no {what.replace('_', ' ')} '{name}'; there are "):
+            replace(PAGED, **{what: name})  # type: ignore[arg-type]
