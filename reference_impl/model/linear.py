@@ -15,34 +15,58 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from reference_impl.model.packed import PackedMatrix, can_be_packed
+
 
 class Linear:
     """y = x W^T + b for several published matrices at once.
 
     rows: published name -> rows of that matrix, in the order of the output. The weights are whatever the memory held
-    until they are filled.
+    until they are filled; `pack` ends the filling.
     """
 
     def __init__(
-        self, inputs: int, rows: Mapping[str, int], *, bias: bool, dtype: torch.dtype, device: torch.device
+        self,
+        inputs: int,
+        rows: Mapping[str, int],
+        *,
+        bias: bool,
+        dtype: torch.dtype,
+        device: torch.device,
+        weight: Tensor | None = None,
     ) -> None:
+        """weight: memory of somebody else to share, [rows of all, inputs]."""
         self.rows = dict(rows)
         outputs = sum(rows.values())
-        self.weight = torch.empty(outputs, inputs, dtype=dtype, device=device)
+        self.weight = torch.empty(outputs, inputs, dtype=dtype, device=device) if weight is None else weight
         self.bias = torch.empty(outputs, dtype=dtype, device=device) if bias else None
+        self._packed: PackedMatrix | None = None
 
     def __call__(self, x: Tensor) -> Tensor:
         """[tokens, inputs] -> [tokens, rows of all]."""
+        if self._packed is not None:
+            return self._packed.product(x, self.bias)
         return functional.linear(x, self.weight, self.bias)
 
     def add_to(self, residual: Tensor, x: Tensor) -> None:
-        """residual += x W^T + b in place, [tokens, rows of all], without a tensor for the product."""
+        """residual += x W^T + b in place, [tokens, rows of all]."""
+        if self._packed is not None:
+            residual.add_(self._packed.product(x, self.bias))
+            return
         if self.bias is not None:
             residual.add_(self.bias)
         residual.addmm_(x, self.weight.t())
 
+    def pack(self) -> None:
+        """Lay the matrix out for this CPU if it can be, and let go of the plain one; filled it can be no more."""
+        if can_be_packed(self.weight):
+            self._packed = PackedMatrix(self.weight)
+            self.weight = torch.empty(0)
+
     def weights(self) -> Iterator[tuple[str, Tensor]]:
-        """Published name -> a view of its part, to be filled."""
+        """Published name -> a view of its part, to be filled. Raises: RuntimeError once it is packed."""
+        if self._packed is not None:
+            raise RuntimeError(f"{', '.join(self.rows)}: packed, there is nothing to fill any more")
         sizes = list(self.rows.values())
         for name, view in zip(self.rows, torch.split(self.weight, sizes), strict=True):
             yield f"{name}.weight", view

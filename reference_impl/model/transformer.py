@@ -20,11 +20,15 @@ from reference_impl.attention.backend import Attention
 from reference_impl.attention.metadata import AttentionMetadata
 from reference_impl.model.config import ModelConfig
 from reference_impl.model.layer import Layer, RMSNorm
+from reference_impl.model.linear import Linear
 from reference_impl.model.rope import Rotary
 
 
 class Transformer:
-    """A decoder-only model. Its weights are whatever the memory held until they are filled through `weights()`."""
+    """A decoder-only model. Its weights are whatever the memory held until they are filled through `weights()`.
+
+    num_parameters: numbers in the weights; tied ones count once.
+    """
 
     def __init__(
         self, config: ModelConfig, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
@@ -33,27 +37,37 @@ class Transformer:
         self.config = config
         self.dtype = dtype
         self.device = torch.device(device)
-        size = (config.vocab_size, config.hidden_size)
-        self.embedding = torch.empty(size, dtype=dtype, device=self.device)
-        tied = config.tied_embeddings
-        self.head = self.embedding if tied else torch.empty(size, dtype=dtype, device=self.device)
+        self.embedding = torch.empty(config.vocab_size, config.hidden_size, dtype=dtype, device=self.device)
+        self.head = Linear(
+            config.hidden_size,
+            {"lm_head": config.vocab_size},
+            bias=False,
+            dtype=dtype,
+            device=self.device,
+            weight=self.embedding if config.tied_embeddings else None,
+        )
         self.layers = [Layer(config, index, dtype=dtype, device=self.device) for index in range(config.num_layers)]
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps, dtype=dtype, device=self.device)
         self.rotary = Rotary(config.rope, config.head_dim, dtype=dtype, device=self.device)
+        self.num_parameters = sum(weight.numel() for _, weight in self.weights())
 
-    @property
-    def num_parameters(self) -> int:
-        """Numbers in the weights; tied ones count once."""
-        return sum(weight.numel() for _, weight in self.weights())
+    def pack(self) -> None:
+        """After the last weight was filled: see `Linear.pack`. Costs a second copy of a tied head's matrix."""
+        for layer in self.layers:
+            layer.pack()
+        self.head.pack()
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
-        """Every weight under the name that Hugging Face's checkpoints give it -> the memory to fill."""
+        """Every weight under the name that Hugging Face's checkpoints give it -> the memory to fill.
+
+        Raises: RuntimeError once they are packed.
+        """
         yield "model.embed_tokens.weight", self.embedding
         for index, layer in enumerate(self.layers):
             yield from ((f"model.layers.{index}.{name}", weight) for name, weight in layer.weights())
         yield "model.norm.weight", self.norm.weight
-        if self.head is not self.embedding:
-            yield "lm_head.weight", self.head
+        if not self.config.tied_embeddings:
+            yield from self.head.weights()
 
     @torch.inference_mode()
     def forward(
@@ -77,7 +91,7 @@ class Transformer:
         turn = self.rotary.at(positions)
         for layer, (key_cache, value_cache) in zip(self.layers, caches, strict=True):
             layer.forward(hidden, turn, key_cache, value_cache, metadata, attention)
-        return functional.linear(self.norm(hidden[logit_rows]), self.head).float()
+        return self.head(self.norm(hidden[logit_rows])).float()
 
     def _check(
         self, token_ids: Tensor, positions: Tensor, caches: Sequence[tuple[Tensor, Tensor]], metadata: AttentionMetadata

@@ -74,11 +74,17 @@ def load_weights(checkpoint: Checkpoint, *, dtype: torch.dtype, device: torch.de
         need_gib = parameters * dtype.itemsize / 2**30
         what = f"{parameters:,} parameters of {dtype.itemsize} bytes take {need_gib:.2f} GiB"
         raise ModelError(f"{what}, which {device} does not have; try a narrower dtype or a smaller model") from None
+    fill(transformer, checkpoint)
+    transformer.pack()
+    return transformer
+
+
+def fill(transformer: Transformer, checkpoint: Checkpoint) -> None:
+    """Copy every tensor into its place. Names and shapes must be as `outline` wants them."""
     for name, weight in transformer.weights():
         weight.copy_(checkpoint.read(name))
     if HEAD in checkpoint.shapes and checkpoint.config.tied_embeddings:
         _check_tied(checkpoint)
-    return transformer
 
 
 def _check_tied(checkpoint: Checkpoint) -> None:
