@@ -16,19 +16,21 @@ import sys
 import time
 from collections.abc import Callable
 from types import TracebackType
+from typing import TextIO
 
 from rich.console import Console
 from rich.live import Live
 
 from reference_impl.engine.watch_letters import Letters
+from reference_impl.engine.watch_lines import Lines
 from reference_impl.engine.watch_state import Frame, State, Tally
 from reference_impl.engine.watch_view import View
 from reference_impl.memory.events import EventLog
 
 _MOST_SHARE = 0.05
 """Of the time; a picture that takes longer is drawn less often."""
-_MARGIN_LINES = 2
-"""A live picture as high as the terminal would scroll at every refresh."""
+_MARGIN_LINES, _TEXT_LINES, _ENOUGH_LINES = 2, 12, 24
+"""A picture as high as the terminal would scroll at every refresh; above one that is high enough there is text."""
 
 
 class Watch:
@@ -59,14 +61,17 @@ class Watch:
         self._letters = Letters()
         self._next_s = float("-inf")
         self._live: Live | None = None
+        self._stdout: TextIO | None = None
 
     def __enter__(self) -> Watch:
         # Only what would land on a terminal is lifted above the picture: an answer in a pipe stays there.
+        if self._console.is_terminal and sys.stdout.isatty():
+            self._stdout, sys.stdout = sys.stdout, Lines(self._console, sys.stdout)
         self._live = Live(
             console=self._console,
             auto_refresh=False,
             vertical_overflow="crop",
-            redirect_stdout=sys.stdout.isatty(),
+            redirect_stdout=False,
             redirect_stderr=sys.stderr.isatty(),
         )
         self._live.start()
@@ -83,6 +88,9 @@ class Watch:
             # Prints the picture where the console is no terminal.
             self._live.stop()
             self._live = None
+            if self._stdout is not None:
+                lines, sys.stdout, self._stdout = sys.stdout, self._stdout, None
+                sys.stdout.write(lines.rest if isinstance(lines, Lines) else "")
 
     def update(self, *, force: bool = False) -> None:
         """Count what is new, and draw if the time has come; `force` draws now, as before a pause."""
@@ -91,7 +99,8 @@ class Watch:
         if self._live is None or (began_s < self._next_s and not force):
             return
         if self._console.is_terminal:
-            most = max(1, self._console.size.height - _MARGIN_LINES)
+            height = self._console.size.height
+            most = max(1, min(height - _MARGIN_LINES, _ENOUGH_LINES), height - _TEXT_LINES)
             self._live.update(self.view(max_height=most), refresh=True)
         elif force:
             self._live.update(self.view())

@@ -259,8 +259,8 @@ def _line(parts: Sequence[Text], gap: int = len(_GAP)) -> Text:
 
 
 def _amounts(counts: Counts) -> list[Text]:
-    in_all = f"{counts.written_slots / counts.all_slots:.0%} of all slots"
-    in_held = f", {counts.written_slots / counts.held_slots:.0%} of those held" if counts.held_slots else ""
+    in_all = f"{counts.written_slots / counts.all_slots:.1%} of all slots"
+    in_held = f", {counts.written_slots / counts.held_slots:.1%} of those held" if counts.held_slots else ""
     kinds = f"blocks: {counts.free:,} free, {counts.idle:,} idle, {counts.held:,} held, {counts.shared:,} shared"
     lost = f", {counts.lost:,} lost" if counts.lost else ""
     return [Text(kinds + lost), Text(f"{counts.partly:,} not full"), Text(f"hold tokens: {in_all}{in_held}")]

@@ -6,9 +6,13 @@ import io
 import sys
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.cells import cell_len
 from rich.console import Console
 
 from reference_impl.engine.watch import Watch
+from reference_impl.engine.watch_lines import Lines
 from reference_impl.memory.events import EventLog
 from reference_impl.memory.kv_manager import KVManager
 from tests.reference_impl.engine.test_watch_view import number_behind
@@ -107,10 +111,10 @@ def test_a_slow_picture_is_drawn_less_often() -> None:
 def test_a_picture_is_never_as_high_as_the_terminal() -> None:
     log = EventLog(with_state=False)
     serving(log).step()
-    for height in (4, 10, 24):
+    for height, most in ((4, 2), (10, 8), (24, 22), (30, 24), (60, 48)):
         drawn = Drawn()
         with Watch(log, terminal(drawn, height)):
-            assert drawn.getvalue().count("\n") < height - 1
+            assert drawn.getvalue().count("\n") < most
 
 
 def test_where_nobody_looks_only_the_last_picture_is_printed() -> None:
@@ -151,3 +155,47 @@ def test_it_is_not_made_of_what_it_cannot_watch() -> None:
     for hertz in (0, -1, float("nan")):
         with pytest.raises(ValueError, match=f"refresh_hz must be above 0, got {hertz}"):
             Watch(log, refresh_hz=hertz)
+
+
+class Screen(Drawn):
+    """Drawn, and a terminal for whoever asks."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_an_answer_in_pieces_stands_in_whole_lines_above_the_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    log, drawn = EventLog(with_state=False), Screen()
+    serving(log).step()
+    monkeypatch.setattr("sys.stdout", drawn)
+    with Watch(log, terminal(drawn)):
+        for piece in ("A bl", "ock is ", "a few slots.\nIt", " has", " no name"):
+            print(piece, end="", flush=True)
+        during = drawn.getvalue()
+    assert sys.stdout is drawn
+    assert "A block is a few slots.\n" in during
+    assert "It" not in during.split("A block is a few slots.")[1].split("KV memory")[0]
+    assert drawn.getvalue().endswith("It has no name")
+
+
+@given(st.lists(st.text("ab 漢\n", max_size=30), max_size=20), st.integers(2, 12))
+def test_pieces_become_lines_that_fit_and_lose_nothing_but_the_space_they_are_broken_at(
+    pieces: list[str], width: int
+) -> None:
+    file = io.StringIO()
+    lines = Lines(Console(file=file, width=width, color_system=None), file)
+    for piece in pieces:
+        assert lines.write(piece) == len(piece)
+        lines.flush()
+    shown = file.getvalue()
+    assert all(cell_len(line) <= width for line in shown.splitlines())
+    text = "".join(pieces)
+    assert (shown + lines.rest).replace("\n", "").replace(" ", "") == text.replace("\n", "").replace(" ", "")
+    assert "\n" not in lines.rest
+
+
+def test_words_are_not_broken_where_there_is_a_space() -> None:
+    file = io.StringIO()
+    lines = Lines(Console(file=file, width=10, color_system=None), file)
+    lines.write("one two three four five")
+    assert (file.getvalue(), lines.rest) == ("one two\nthree four\n", "five")
