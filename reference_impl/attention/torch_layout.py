@@ -52,8 +52,8 @@ class Blocks:
 class Group:
     """Decodes of like length. `rows`: their place in `Layout.order`, kv_heads rows for each.
 
-    hidden: [members, 1, keys] bool, what a query must not see. dead: [.] int64, the same places among members * keys.
-    Both None where all is to be seen.
+    hidden: [members, 1, keys] bool, what a query must not see; None if it sees all. dead: [.] int64, which of these, as
+    places among members * keys, may never have been written; None if there are none.
     """
 
     rows: slice
@@ -143,21 +143,22 @@ def _group(metadata: AttentionMetadata, geometry: Geometry, members: list[int], 
     first = torch.tensor(seen, device=tables.device) // size
     context = torch.tensor(contexts, device=tables.device).unsqueeze(1)
     columns = first.unsqueeze(1) + torch.arange(width, device=tables.device)
-    # Behind its end a sequence reads its own last block again: an address that is always there.
-    own = torch.minimum(columns, (context - 1) // size)
+    last = (context - 1) // size
+    # Behind its end a sequence reads the first of its blocks again: an address that is always there, and every slot of
+    # it is written, because only a sequence of several blocks is filled up.
+    own = torch.where(columns <= last, columns, first.unsqueeze(1))
     blocks = tables[torch.tensor(members, device=tables.device)].gather(1, own)
     position = (first * size).unsqueeze(1) + torch.arange(width * size, device=tables.device)
     hidden = position >= context
+    dead = (hidden & (position < (last + 1) * size)).flatten().nonzero().flatten()
     if geometry.window is not None:
         hidden |= position < context - geometry.window
-    dead = hidden.flatten().nonzero().flatten()
-    seen_whole = not dead.numel()
     return Group(
         rows=slice(at, at + len(members) * geometry.kv_heads),
         members=len(members),
         read=_blocks(blocks.flatten(), geometry),
-        hidden=None if seen_whole else hidden.unsqueeze(1),
-        dead=None if seen_whole else dead,
+        hidden=hidden.unsqueeze(1) if bool(hidden.any()) else None,
+        dead=dead if dead.numel() else None,
     )
 
 

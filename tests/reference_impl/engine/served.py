@@ -67,9 +67,9 @@ class Served:
     def worst_error(self) -> float:
         """Of any logit of any token that was made, against the dense model."""
         dense = {request: dense_logits(self.model, ids) for request, ids in self.token_ids.items()}
-        return max(
-            float((row - dense[request][length - 1]).abs().max()) for (request, length), row in self.logits.items()
-        )
+        errors = [(row - dense[request][length - 1]).abs() for (request, length), row in self.logits.items()]
+        # Of tensors: Python's own `max` passes over a NaN.
+        return float(torch.stack(errors).max())
 
 
 def serve(scheduler: EngineScheduler, runner: Runner, requests: list[Request], forks: frozenset[int]) -> Served:
