@@ -287,6 +287,29 @@ def test_logits_are_read_only():
     assert row.tolist() == [[1.0, 2.0, 3.0]]
 
 
+def test_a_share_too_small_for_float32_is_drawn_as_often_as_it_should_be():
+    # Each of the many is lost when it is added to the first in float32, and together they are drawn in 1 of 500.
+    row = [0.0] + [-17.0] * 50_000
+    numbers = [(uniform(3, 0, place), place) for place in range(4_000)]
+    for number, place in sorted(numbers)[-4:]:
+        asked = wish(seed=3, made=range(place))
+        expected, _ = token_by_definition(row, asked)
+        assert number > 0.998
+        assert Sampler(len(row)).sample(logits(row), [asked])[0].token == expected > 0
+
+
+def test_the_lowest_random_number_draws_no_forbidden_token(monkeypatch):
+    monkeypatch.setattr("reference_impl.model.sampler.uniform", lambda *counter: 0.0)
+    assert one([-INF, 0.0, 0.0]).token == 1
+    assert one([-5.0, 0.0, 0.0], top_k=2).token == 1
+
+
+def test_the_highest_random_number_draws_the_last_token_that_is_left(monkeypatch):
+    monkeypatch.setattr("reference_impl.model.sampler.uniform", lambda *counter: 1 - 2.0**-53)
+    assert one([0.3, 0.1, 0.2, -INF]).token == 2
+    assert one([0.3, 0.1, 0.2, 0.0], top_k=3).token == 2
+
+
 # --- what is reported --------------------------------------------------------------------------------------------
 
 

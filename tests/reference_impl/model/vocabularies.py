@@ -136,7 +136,8 @@ KINDS = {
         template=THINKING,
         eos="<|im_end|>",
         composed=True,
-        plain_added=("<think>", "</think>"),
+        # The last has characters that stand for no byte.
+        plain_added=("<think>", "</think>", "<｜tool｜>"),
         config={"add_bos_token": False},
     ),
     "gpt2": Kind(
