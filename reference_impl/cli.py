@@ -16,6 +16,7 @@ from pathlib import Path
 
 from reference_impl.bench import command as bench
 from reference_impl.engine import generate_command as generate
+from reference_impl.engine import serve_command as serve
 from reference_impl.engine import watch_command as watch
 from reference_impl.model import command as model
 from reference_impl.sim import command as sim
@@ -72,6 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     model.add_parser(commands)
     bench.add_parser(commands)
     generate.add_parser(commands)
+    serve.add_parser(commands)
     watch.add_parser(commands)
     return parser
 
