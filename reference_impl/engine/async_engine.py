@@ -70,7 +70,8 @@ class AsyncEngine:
     ) -> None:
         """drain_s: how long requests may go on after `shutdown` before they are aborted."""
         self.loaded = engine.loaded
-        self.max_context_tokens = engine.max_context_tokens
+        self.max_context_tokens = min(engine.max_context_tokens, engine.scheduler.memory.capacity)
+        """Prompt and answer of one request together, as far as context and memory go."""
         self.state = State.NEW
         self.error: str | None = None
         """What made the engine fail, in one line."""

@@ -13,6 +13,7 @@ import os
 import signal
 import socket
 import sys
+from dataclasses import replace
 from types import FrameType
 from typing import TYPE_CHECKING
 
@@ -59,9 +60,11 @@ def _serve(args: argparse.Namespace) -> int:
         from reference_impl.engine.http_server import serve
         from reference_impl.engine.options import settings_from
 
+        settings = _settings(args)
         built = build_engine(settings_from(args, max_waiting=args.max_waiting))
-        settings = _settings(args, built.engine.loaded.name)
-        print(str(built.profile), file=sys.stderr)
+        if args.served_model_name is None:
+            settings = replace(settings, model_name=built.engine.loaded.name)
+        print(*built.profile.lines(), sep="\n", file=sys.stderr)
         host, port = listener.getsockname()[:2]
         shown = f"[{host}]" if ":" in host else host
         print(f"serving {settings.model_name} on http://{shown}:{port}/v1 (Ctrl+C stops)", file=sys.stderr, flush=True)
@@ -75,11 +78,12 @@ def _leave(number: int, frame: FrameType | None) -> None:
     raise SystemExit(0)
 
 
-def _settings(args: argparse.Namespace, model_name: str) -> ServerSettings:
+def _settings(args: argparse.Namespace) -> ServerSettings:
+    """Checked before the model is loaded, whose name is not known yet."""
     from reference_impl.engine.server import ServerSettings
 
     return ServerSettings(
-        model_name=model_name if args.served_model_name is None else args.served_model_name,
+        model_name=args.model if args.served_model_name is None else args.served_model_name,
         api_key=os.environ.get(KEY_VARIABLE) if args.api_key is None else args.api_key,
         timeout_s=args.timeout_s,
         max_body_bytes=int(args.max_body_mib * _MIB),

@@ -72,14 +72,18 @@ class Served:
         return events_of(response.text)
 
     def metrics(self) -> dict[str, float]:
-        """Each sample by its name and labels, as "name{reason=...}" without the model's name."""
-        samples = {}
-        for line in self.get("/metrics").text.splitlines():
-            if not line.startswith("#") and "_created" not in line:
-                name, _, value = line.rpartition(" ")
-                name = name.replace('model_name="tiny",', "").replace(',model_name="tiny"', "")
-                samples[name.replace('{model_name="tiny"}', "")] = float(value)
-        return samples
+        return samples_of(self.get("/metrics").text)
+
+
+def samples_of(text: str) -> dict[str, float]:
+    """Each sample of metrics by its name and labels, as "name{reason=...}" without the model's name."""
+    samples = {}
+    for line in text.splitlines():
+        if not line.startswith("#") and "_created" not in line:
+            name, _, value = line.rpartition(" ")
+            name = name.replace('model_name="tiny",', "").replace(',model_name="tiny"', "")
+            samples[name.replace('{model_name="tiny"}', "")] = float(value)
+    return samples
 
 
 def events_of(text: str) -> list[dict[str, Any]]:

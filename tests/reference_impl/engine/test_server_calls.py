@@ -27,7 +27,7 @@ END = 257
 
 @pytest.fixture(scope="module")
 def served(tiny: LoadedModel) -> Iterator[Served]:
-    with serving(tiny_engine(tiny).engine) as running:
+    with serving(tiny_engine(tiny, blocks=512).engine) as running:
         yield running
         running.wait_until_idle()
 
@@ -179,6 +179,12 @@ def test_without_a_limit_a_chat_ends_with_the_context_and_a_completion_after_16_
         assert usage["total_tokens"] == 100
         usage = small.post(COMPLETIONS, {"model": "tiny", "prompt": "a", "ignore_eos": True}).json()["usage"]
         assert usage["completion_tokens"] == 16
+
+
+def test_without_a_limit_a_chat_fits_into_a_memory_smaller_than_the_context(tiny: LoadedModel) -> None:
+    with serving(tiny_engine(tiny, blocks=32, block_size=4).engine) as small:
+        usage = small.post(CHAT, {"model": "tiny", "messages": MESSAGES, "ignore_eos": True}).json()["usage"]
+        assert usage["total_tokens"] == 128 == small.get("/v1/models").json()["data"][0]["max_model_len"]
 
 
 def test_echo_puts_the_prompt_before_the_answer(served: Served) -> None:

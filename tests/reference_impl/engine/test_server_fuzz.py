@@ -1,0 +1,132 @@
+"""The server beside its own OpenAPI document, and beside whatever else may come: never an error of the server."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from reference_impl.engine.api import Call
+from reference_impl.engine.api_chat import ChatCall
+from reference_impl.engine.api_completions import CompletionCall
+from reference_impl.engine.async_engine import AsyncEngine
+from reference_impl.engine.metrics import Metrics
+from reference_impl.engine.server import ServerSettings, build_app
+from reference_impl.model.loader import LoadedModel
+from tests.reference_impl.engine.driving import tiny_engine
+from tests.reference_impl.engine.http_serving import Served, events_of, serving
+from tests.reference_impl.engine.scripted_engine import ScriptedEngine
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+KEY = "s3cret"
+EXAMPLES = 25
+SENT = {"Authorization": f"Bearer {KEY}"}
+PATHS = {"/v1/completions": CompletionCall, "/v1/chat/completions": ChatCall}
+
+
+@pytest.fixture(scope="module")
+def served(tiny: LoadedModel) -> Iterator[Served]:
+    """Small limits, so that whatever is asked for is soon done; every invariant is checked after every step."""
+    engine = tiny_engine(tiny, max_context_tokens=48, max_running=4).engine
+    with serving(engine, api_key=KEY, max_body_bytes=100_000, timeout_s=2.0) as running:
+        yield running
+        running.wait_until_idle()
+        assert running.get("/health").status_code == 200
+
+
+APP = build_app(AsyncEngine(ScriptedEngine().served), ServerSettings("tiny", api_key=KEY), Metrics("tiny"))
+schema = schemathesis.openapi.from_dict(APP.openapi())
+
+
+def test_the_server_shows_the_document_that_it_is_tried_against(served: Served) -> None:
+    assert served.get("/openapi.json").json() == json.loads(json.dumps(APP.openapi()))
+
+
+@schema.parametrize()
+@settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
+def test_the_server_does_what_its_openapi_document_says(served: Served, case: schemathesis.Case) -> None:
+    # A body may be right by the document and still ask for more than this context or this vocabulary has: 400 then.
+    case.call_and_validate(
+        base_url=served.url, headers=SENT, excluded_checks=[schemathesis.checks.positive_data_acceptance]
+    )
+
+
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**70), 2**70)
+    | st.floats()
+    | st.text(st.characters(), max_size=8)
+    | st.sampled_from(["tiny", "a", "\ud800", "\x00", "💥"]),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=8,
+)
+NAMES = sorted({*Call.model_fields, *CompletionCall.model_fields, *ChatCall.model_fields, "tools", "x", "\ud800"})
+SENSIBLE: dict[str, st.SearchStrategy[Any]] = {
+    "max_tokens": st.integers(1, 20),
+    "temperature": st.floats(0, 1e6),
+    "top_p": st.floats(0, 1, exclude_min=True),
+    "top_k": st.integers(0, 300),
+    "min_p": st.floats(0, 1),
+    "n": st.integers(1, 4),
+    "seed": st.integers(0, 2**63 - 1),
+    "presence_penalty": st.floats(-2, 2),
+    "frequency_penalty": st.floats(-2, 2),
+    "repetition_penalty": st.floats(0.01, 100),
+    "logit_bias": st.dictionaries(st.integers(0, 257).map(str), st.floats(-100, 100), max_size=5),
+    "stop": st.text(min_size=1, max_size=3) | st.lists(st.text(min_size=1, max_size=3), max_size=3),
+    "stop_token_ids": st.lists(st.integers(0, 257), max_size=3),
+    "ignore_eos": st.booleans(),
+    "stream": st.booleans(),
+    "cache_salt": st.sampled_from(["a", "b"]),
+    "timeout_s": st.floats(0.001, 2),
+}
+
+
+@st.composite
+def calls(draw: st.DrawFn) -> tuple[str, dict[str, Any]]:
+    """A call that is right but for some of its fields, or for none."""
+    path = draw(st.sampled_from(sorted(PATHS)))
+    body: dict[str, Any] = {"model": "tiny"}
+    if path == "/v1/completions":
+        body["prompt"] = draw(st.text(min_size=1, max_size=6) | st.lists(st.integers(0, 257), min_size=1, max_size=6))
+        body["logprobs"] = draw(st.none() | st.integers(0, 20))
+    else:
+        body["messages"] = [{"role": "user", "content": draw(st.text(max_size=3))}]
+        body["logprobs"] = draw(st.booleans())
+    body |= draw(st.fixed_dictionaries({}, optional=SENSIBLE))
+    for name in draw(st.lists(st.sampled_from(NAMES), max_size=2)):
+        body[name] = draw(JSON)
+    return path, body
+
+
+@given(call=calls())
+@settings(max_examples=250, deadline=None, suppress_health_check=list(HealthCheck))
+def test_any_call_is_answered_or_refused_by_name(served: Served, call: tuple[str, dict[str, Any]]) -> None:
+    path, body = call
+    response = served.post(path, body, **SENT)
+    assert response.status_code in (200, 400, 404), (response.status_code, response.text)
+    if response.status_code != 200:
+        error = response.json()["error"]
+        assert error["message"]
+        assert "\n" not in error["message"]
+    elif body.get("stream"):
+        assert events_of(response.text)[-1]["choices"][0]["finish_reason"]
+    else:
+        found = response.json()["choices"]
+        assert len(found) % (body.get("n") or 1) == 0
+        assert all(choice["finish_reason"] in ("stop", "length", "timeout") for choice in found)
+
+
+@given(body=st.binary(max_size=200) | JSON.map(lambda value: json.dumps(value).encode()))
+@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+def test_any_bytes_are_refused_in_the_same_form(served: Served, body: bytes) -> None:
+    for path in PATHS:
+        response = served.post(path, body, **SENT)
+        assert response.status_code in (400, 404), response.text
+        assert response.json()["error"]["message"]
