@@ -5,10 +5,10 @@ Owns: the pool of physical blocks with its reference counts (`block_pool.py`), t
 cache of lab 5 by hash or by tree (`prefix_cache.py`, `radix_cache.py`, `eviction.py`, all on `published_blocks.py`).
 What a scheduler sees of memory is `kv_memory.py`; the engine's own is `kv_manager.py`, with its requests
 (`sequence.py`), the way to the host (`swap.py`) and a log to be played (`events.py`). Several sequences on one prompt:
-`sharing.py`. Beside them the worlds before paging: contiguous ranges and buddies (`contiguous.py`, `buddy.py`), ways to
-keep requests in any (`policies.py`, `paged_blocks.py`, for a scheduler `policy_memory.py`), what they make of memory
-(`accounting.py`, `occupancy.py`, `paradox.py`). Knows nothing of models, kernels or schedules; of contents only whether
-two are equal.
+`sharing.py`; any cache of lab 5 in the manager's place: `cache_memory.py`. Beside them the worlds before paging:
+contiguous ranges and buddies (`contiguous.py`, `buddy.py`), ways to keep requests in any (`policies.py`,
+`paged_blocks.py`, for a scheduler `policy_memory.py`), what they make of memory (`accounting.py`, `occupancy.py`,
+`paradox.py`). Knows nothing of models, kernels or schedules; of contents only whether two are equal.
 Start with `block_pool.py`, then `kv_manager.py`; the invariants I1 to I8 are named where they are checked.
 """
 

@@ -55,7 +55,10 @@ class KVMemory(Protocol):
     capacity: int
 
     def never_fits(self, demand: Demand) -> Refusal | None:
-        """The refusal that not even an empty memory could spare this request; None if it could be served alone."""
+        """The refusal that not even an empty memory could spare this request; None if it could be served alone.
+
+        A request that could be served can be served again, however many of its tokens it has made meanwhile.
+        """
 
     def admit(self, demand: Demand, num_tokens: int) -> Grant | Refusal:
         """Take the request in, with slots for what can be reused and for up to `num_tokens` of its tokens behind that.

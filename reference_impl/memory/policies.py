@@ -22,22 +22,26 @@ from reference_impl.memory.paged_blocks import PagedBlocks
 
 Placement = Literal["first", "best", "buddy"]
 
-Rule = Callable[[Live], int]
-"""How many tokens to reserve for a request, all in one range and once for all."""
+Rule = Callable[[Live, int], int]
+"""How many tokens to reserve for a request, all in one range and once for all, where no range has more than so many."""
 
 
 def reserve_max(max_length: int) -> Rule:
     """The longest sequence that the model could make, for every request."""
     length = at_least_one("max_length", max_length)
-    return lambda live: length
+    return lambda live, longest: length
 
 
-def reserve_power_of_two(live: Live) -> int:
-    """The prompt, and the power of two next above the true output: a guess wrong by a factor of less than two."""
-    return min(live.limit, live.held + (1 << (live.final - live.held - 1).bit_length()))
+def reserve_power_of_two(live: Live, longest: int) -> int:
+    """The prompt, and the power of two next above the true output: a guess wrong by a factor of less than two.
+
+    A guess beyond the longest range is cut to that: 8 tokens and 8 more fit in 16, so 9 tokens and 7 more do as well.
+    """
+    guess = live.held + (1 << (live.final - live.held - 1).bit_length())
+    return max(live.final, min(guess, live.limit, longest))
 
 
-def reserve_oracle(live: Live) -> int:
+def reserve_oracle(live: Live, longest: int) -> int:
     """Exactly what the request will use. No server can know it; it bounds what any guess of lengths could gain."""
     return live.final
 
@@ -91,7 +95,7 @@ class ReservedRanges(_Ranges):
         live = self._announced(request, prompt_tokens, max_new_tokens, true_new_tokens)
         if (refusal := self._never_fits(live)) is not None:
             return refusal
-        size = self._rule(live)
+        size = self._rule(live, self.memory.longest_possible)
         try:
             self.memory.allocate(request, size)
         except OutOfMemory:
@@ -100,7 +104,7 @@ class ReservedRanges(_Ranges):
         return None
 
     def _never_fits(self, live: Live) -> Refusal | None:
-        size = self._rule(live)
+        size = self._rule(live, self.memory.longest_possible)
         if size < live.final:
             # The server would have to stop it at the model's longest sequence: it is refused at the door instead.
             return self._refusal(live.final, Reason.TOO_LONG)

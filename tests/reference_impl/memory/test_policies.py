@@ -191,6 +191,23 @@ def test_a_power_of_two_never_reserves_beyond_what_the_request_may_make() -> Non
     assert policy.account() == Account(held=10, reserved=65, internal=5, free=2048 - 80)
 
 
+def test_a_power_of_two_is_cut_to_the_longest_range_there_is() -> None:
+    policy = ReservedRanges(20, reserve_power_of_two, "buddy")
+    assert policy.admit(1, prompt_tokens=9, max_new_tokens=9, true_new_tokens=7) is None
+    assert policy.account() == Account(held=9, reserved=7, free=4)
+
+
+@pytest.mark.parametrize("name", sorted(POLICIES))
+@given(prompt=st.integers(1, 20), true_new=st.integers(2, 20), spare=st.integers(0, 9))
+def test_what_could_be_served_can_be_served_again_however_far_it_is(
+    name: str, prompt: int, true_new: int, spare: int
+) -> None:
+    policy = POLICIES[name](Sizes(36, 32, 4))
+    if policy.never_fits(prompt, true_new + spare, true_new) is None:
+        for made in range(1, true_new):
+            assert policy.never_fits(prompt + made, true_new + spare - made, true_new - made) is None
+
+
 def test_a_request_above_the_longest_sequence_is_refused_for_good() -> None:
     refusal = ReservedRanges(100, reserve_max(20)).admit(1, 15, 10, 6)
     assert refusal is not None
