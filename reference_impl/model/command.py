@@ -55,9 +55,11 @@ def _get(args: argparse.Namespace) -> int:
 
 
 def _show(args: argparse.Namespace) -> int:
-    from reference_impl.model.loader import find_model
-    from reference_impl.model.weights import outline
-
+    try:
+        from reference_impl.model.loader import find_model
+        from reference_impl.model.weights import outline
+    except ImportError as error:
+        raise ValueError(f"show needs the package {error.name}: pip install {error.name}") from None
     found = find_model(args.source)
     config = found.checkpoint.config
     model_bytes = outline(found.checkpoint).num_parameters * _DTYPE_BYTES[args.dtype]
@@ -80,7 +82,7 @@ def _show(args: argparse.Namespace) -> int:
 
 
 def _scaling(rope: Rope) -> str:
-    return "not scaled" if rope.scaling is None else f"scaled as {type(rope.scaling).__name__} says"
+    return "not scaled" if rope.scaling is None else type(rope.scaling).__name__
 
 
 def _window(window: int | None) -> str:

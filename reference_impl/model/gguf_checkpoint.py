@@ -24,7 +24,7 @@ from reference_impl.model.errors import ModelError
 from reference_impl.model.fields import Fields
 from reference_impl.model.ggml_types import unpack
 from reference_impl.model.gguf_file import GGUFFile
-from reference_impl.model.rope import Divisors, Rope
+from reference_impl.model.rope import DivisorScaling, Rope
 from reference_impl.model.weights import EMBEDDING, HEAD
 
 ARCHITECTURES = ("llama", "qwen2", "qwen3")
@@ -179,4 +179,4 @@ def _with_divisors(file: GGUFFile, config: ModelConfig) -> Rope:
     if config.rope.scaling is not None:
         raise ModelError(f"{file.path}: tensor {_ROPE_DIVISORS!r} and rope.scaling.type together are not supported")
     divisors = unpack(file.raw(entry), entry.ggml_type, entry.shape)
-    return Rope(config.rope.theta, Divisors(tuple(divisors.tolist())))
+    return Rope(config.rope.theta, DivisorScaling(tuple(divisors.tolist())))

@@ -33,7 +33,7 @@ class Scaling(Protocol):
 
 
 @dataclass(frozen=True)
-class Linear:
+class LinearScaling:
     """All positions closer together: every frequency divided by `factor`. Source: Chen et al., 2023, section 2.3."""
 
     factor: float
@@ -44,7 +44,7 @@ class Linear:
 
 
 @dataclass(frozen=True)
-class Llama3:
+class Llama3Scaling:
     """Slow planes divided by `factor`, fast ones kept, those between blended.
 
     A plane is slow if it turns less than `low_freq_factor` times in the original context, fast if it turns more than
@@ -64,8 +64,8 @@ class Llama3:
 
 
 @dataclass(frozen=True)
-class Yarn:
-    """As `Llama3` with the blend along the plane's number instead of its turns, and all scores made a little sharper.
+class YarnScaling:
+    """As `Llama3Scaling`, but the blend goes by the plane's number instead of its turns, and all scores get sharper.
 
     Source: Peng et al., YaRN, 2023, sections 3.2 and 3.4.
     """
@@ -89,8 +89,8 @@ class Yarn:
 
 
 @dataclass(frozen=True)
-class Divisors:
-    """Each frequency divided by a number of its own: how GGUF files write what `Llama3` computes."""
+class DivisorScaling:
+    """Each frequency divided by a number of its own: how GGUF files write what `Llama3Scaling` computes."""
 
     divisors: tuple[float, ...]
     amplitude: float = 1.0

@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 from reference_impl.model.errors import ModelError
 from reference_impl.model.fields import Fields
-from reference_impl.model.rope import Linear, Llama3, Rope, Scaling, Yarn
+from reference_impl.model.rope import LinearScaling, Llama3Scaling, Rope, Scaling, YarnScaling
 
 _DEFAULT_THETA = 10_000.0
 
@@ -38,14 +38,14 @@ def rope_from_hf(fields: Fields) -> Rope:
 
 
 def _linear(part: Fields, fields: Fields) -> Scaling:
-    return Linear(part.number("factor"))
+    return LinearScaling(part.number("factor"))
 
 
 def _llama3(part: Fields, fields: Fields) -> Scaling:
     low, high = part.number("low_freq_factor"), part.number("high_freq_factor")
     if low >= high:
         raise part.wrong("low_freq_factor", f"below high_freq_factor, {high}")
-    return Llama3(part.number("factor"), low, high, _original(part, fields))
+    return Llama3Scaling(part.number("factor"), low, high, _original(part, fields))
 
 
 def _yarn(part: Fields, fields: Fields) -> Scaling:
@@ -54,7 +54,7 @@ def _yarn(part: Fields, fields: Fields) -> Scaling:
             raise part.wrong(name, "left out: this variant of yarn is not supported")
     factor = part.number("factor")
     sharper = 0.1 * math.log(factor) + 1.0 if factor > 1 else 1.0
-    return Yarn(
+    return YarnScaling(
         factor,
         _original(part, fields),
         part.number("beta_fast", 32.0),

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from reference_impl.model.config import FAMILIES, ModelConfig
 from reference_impl.model.errors import ModelError
-from reference_impl.model.rope import Linear, Llama3, Rope, Yarn
+from reference_impl.model.rope import LinearScaling, Llama3Scaling, Rope, YarnScaling
 from reference_impl.model.tiny import tiny_config
 
 LLAMA: dict[str, Any] = {
@@ -103,16 +103,16 @@ def test_layers_have_the_windows_that_the_file_gives_them(changes: dict[str, Any
 
 def test_both_ways_of_writing_a_scaling_are_one() -> None:
     numbers = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 64}
-    expected = Rope(5e5, Llama3(8.0, 1.0, 4.0, 64))
+    expected = Rope(5e5, Llama3Scaling(8.0, 1.0, 4.0, 64))
     assert config(rope_parameters={"rope_theta": 5e5, "rope_type": "llama3", **numbers}).rope == expected
     assert config(rope_theta=5e5, rope_scaling={"rope_type": "llama3", **numbers}).rope == expected
     assert config(rope_theta=5e5, rope_scaling={"type": "llama3", **numbers}).rope == expected
-    assert config(rope_scaling={"type": "linear", "factor": 2}).rope == Rope(10_000.0, Linear(2.0))
+    assert config(rope_scaling={"type": "linear", "factor": 2}).rope == Rope(10_000.0, LinearScaling(2.0))
 
 
 def test_yarn_without_an_original_context_was_trained_for_the_whole_one() -> None:
     scaling = config(rope_scaling={"type": "yarn", "factor": 4.0}).rope.scaling
-    assert isinstance(scaling, Yarn)
+    assert isinstance(scaling, YarnScaling)
     assert (scaling.original_context_tokens, scaling.beta_fast, scaling.beta_slow) == (512, 32.0, 1.0)
     assert scaling.amplitude == pytest.approx(1.1386, abs=1e-4)
 

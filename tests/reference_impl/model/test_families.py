@@ -35,6 +35,14 @@ LLAMA3 = {
     "original_max_position_embeddings": 32,
 }
 YARN = {"rope_type": "yarn", "rope_theta": 10_000.0, "factor": 4.0, "original_max_position_embeddings": 32}
+OTHER_YARN = {
+    "rope_type": "yarn",
+    "rope_theta": 500.0,
+    "factor": 4.0,
+    "original_max_position_embeddings": 128,
+    "beta_fast": 8.0,
+    "attention_factor": 1.2,
+}
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "llama, grouped heads": ("llama", {}),
     "llama, one key for all heads": ("llama", {"num_key_value_heads": 1}),
@@ -46,6 +54,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "llama 3": ("llama", {"rope_parameters": LLAMA3}),
     "llama, linear": ("llama", {"rope_parameters": {"rope_type": "linear", "rope_theta": 500.0, "factor": 4.0}}),
     "llama, yarn": ("llama", {"rope_parameters": YARN}),
+    "llama, yarn of other numbers": ("llama", {"head_dim": 24, "rope_parameters": OTHER_YARN}),
     "mistral": ("mistral", {"sliding_window": 7}),
     "mistral, no window": ("mistral", {"sliding_window": None}),
     "qwen2": ("qwen2", {}),

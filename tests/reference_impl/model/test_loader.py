@@ -266,6 +266,18 @@ def test_every_token_of_the_context_matters_to_the_built_in_model() -> None:
         assert float((other[-1] - logits[-1]).abs().max()) > 1e-3, place
 
 
+def test_packing_changes_no_more_than_the_rounding() -> None:
+    from tests.reference_impl.model.paged_batches import in_chunks, random_prompts
+
+    checkpoint = RandomCheckpoint(tiny_config(attention_bias=True, output_bias=True, mlp_bias=True, qk_norm=True))
+    plain = Transformer(checkpoint.config)
+    fill(plain, checkpoint)
+    prompts = random_prompts((1, 30, 65), 258)
+    packed = load_weights(checkpoint, dtype=torch.float32, device=CPU)
+    for mine, theirs in zip(in_chunks(packed, prompts, 16), in_chunks(plain, prompts, 16), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-4)
+
+
 def test_a_packed_model_has_nothing_to_fill_any_more() -> None:
     model = load_model("tiny").transformer
     before = model.num_parameters

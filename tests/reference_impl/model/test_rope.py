@@ -10,10 +10,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reference_impl.model.rope import Divisors, Linear, Llama3, Rope, Rotary, Yarn, rotate
+from reference_impl.model.rope import DivisorScaling, LinearScaling, Llama3Scaling, Rope, Rotary, YarnScaling, rotate
 
 CPU = torch.device("cpu")
-ROPES = (Rope(), Rope(5e5), Rope(10_000.0, Linear(4.0)), Rope(10_000.0, Llama3(8.0, 1.0, 4.0, 64)))
+ROPES = (Rope(), Rope(5e5), Rope(10_000.0, LinearScaling(4.0)), Rope(10_000.0, Llama3Scaling(8.0, 1.0, 4.0, 64)))
 
 
 def turned(rope: Rope, heads: torch.Tensor, positions: list[int], dtype: torch.dtype = torch.float32) -> torch.Tensor:
@@ -51,13 +51,13 @@ def test_a_turn_is_the_rotation_of_each_plane() -> None:
 
 def test_linear_scaling_is_positions_closer_together() -> None:
     heads = torch.randn(3, 2, 8, generator=torch.Generator().manual_seed(0))
-    close = turned(Rope(10_000.0, Linear(4.0)), heads, [8, 40, 400])
+    close = turned(Rope(10_000.0, LinearScaling(4.0)), heads, [8, 40, 400])
     torch.testing.assert_close(close, turned(Rope(), heads, [2, 10, 100]))
 
 
 def test_llama_3_keeps_fast_planes_and_divides_slow_ones() -> None:
     plain = Rope().frequencies(32)
-    scaled = Rope(10_000.0, Llama3(8.0, 1.0, 4.0, 64)).frequencies(32)
+    scaled = Rope(10_000.0, Llama3Scaling(8.0, 1.0, 4.0, 64)).frequencies(32)
     turns = 64 * plain / (2 * torch.pi)
     torch.testing.assert_close(scaled[turns > 4], plain[turns > 4])
     torch.testing.assert_close(scaled[turns < 1], plain[turns < 1] / 8)
@@ -68,13 +68,14 @@ def test_llama_3_keeps_fast_planes_and_divides_slow_ones() -> None:
 
 def test_yarn_makes_every_score_sharper_by_its_amplitude_twice() -> None:
     heads = torch.randn(1, 1, 8, generator=torch.Generator().manual_seed(0))
-    sharper = turned(Rope(10_000.0, Yarn(4.0, 64, 32.0, 1.0, amplitude=1.5)), heads, [0])
+    sharper = turned(Rope(10_000.0, YarnScaling(4.0, 64, 32.0, 1.0, amplitude=1.5)), heads, [0])
     torch.testing.assert_close(sharper, 1.5 * heads)
 
 
 def test_divisors_divide_each_frequency() -> None:
     torch.testing.assert_close(
-        Rope(10_000.0, Divisors((1.0, 2.0, 8.0))).frequencies(6), Rope().frequencies(6) / torch.tensor([1.0, 2.0, 8.0])
+        Rope(10_000.0, DivisorScaling((1.0, 2.0, 8.0))).frequencies(6),
+        Rope().frequencies(6) / torch.tensor([1.0, 2.0, 8.0]),
     )
 
 

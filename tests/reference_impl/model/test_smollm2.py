@@ -191,11 +191,14 @@ def test_logits_of_smollm2_are_those_of_transformers_with_the_same_weights(real:
     theirs.tie_weights()
     prompts = random_prompts((1, 40, 13), config.vocab_size)
     expected = published_logits(theirs, prompts)
-    assert worst(in_chunks(model, prompts, 16), expected) < 1e-4
+    plain = in_chunks(model, prompts, 16)
     model.pack()
-    found = in_chunks(model, prompts, 16)
-    assert worst(found, expected) < 1e-4
-    assert all(torch.equal(ours.argmax(1), other.argmax(1)) for ours, other in zip(found, expected, strict=True))
+    for found in (plain, in_chunks(model, prompts, 16)):
+        # 30 layers of float32: transformers itself is 1.2e-5 (root mean square) and 8e-5 (of 4 million) from float64.
+        difference = torch.cat(found) - torch.cat(expected)
+        assert float(difference.square().mean().sqrt()) < 4e-5
+        assert worst(found, expected) < 2.5e-4
+        assert all(torch.equal(ours.argmax(1), other.argmax(1)) for ours, other in zip(found, expected, strict=True))
 
 
 def _hollow_llama(transformers: Any, config: Any) -> Any:
