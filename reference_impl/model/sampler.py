@@ -31,6 +31,9 @@ from reference_impl.model.sampling import Sampled, SamplingParams
 _HEAD = 512
 """Most likely tokens that top_p looks at before it sorts them all; text seldom needs more."""
 
+_LARGEST = 1e300
+"""What a repetition penalty makes of a logit at most: a wish may be extreme, but none may end a step with an error."""
+
 
 @dataclass(frozen=True)
 class Wish:
@@ -55,13 +58,6 @@ class Sampler:
         if vocab_size < 1:
             raise ValueError(f"vocab_size must be at least 1, got {vocab_size}")
         self.vocab_size = vocab_size
-
-    def check(self, params: SamplingParams) -> None:
-        """Raises: ValueError on a token of logit_bias or stop_token_ids that the vocabulary does not have."""
-        for name, tokens in (("logit_bias", params.logit_bias), ("stop_token_ids", params.stop_token_ids)):
-            for token in tokens:
-                if token >= self.vocab_size:
-                    raise ValueError(f"{name} names token {token}, the vocabulary ends at {self.vocab_size - 1}")
 
     def sample(self, logits: Tensor, wishes: Sequence[Wish]) -> list[Sampled]:
         """One token a row. logits: [rows, vocab] float32, read only; -inf forbids a token.
@@ -110,13 +106,12 @@ def _biased(row: Tensor, wish: Wish) -> Tensor:
         tokens = _ids({*wish.prompt, *wish.made}, row)
         seen = biased[tokens]
         penalty = params.repetition_penalty
-        biased[tokens] = torch.where(seen > 0, seen / penalty, seen * penalty)
+        changed = torch.where(seen > 0, seen / penalty, seen * penalty).clamp(-_LARGEST, _LARGEST)
+        biased[tokens] = torch.where(seen.isneginf(), seen, changed)
     if counted:
         times = Counter(wish.made)
         count = torch.tensor(list(times.values()), dtype=torch.float64, device=row.device)
         biased[_ids(times, row)] -= params.frequency_penalty * count + params.presence_penalty
-    if not bool(biased.max().isfinite()):
-        raise FloatingPointError(f"repetition_penalty {params.repetition_penalty} leaves no finite logit")
     return biased
 
 

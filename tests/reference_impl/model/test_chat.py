@@ -13,7 +13,7 @@ pytest.importorskip("torch")
 pytest.importorskip("jinja2")
 transformers = pytest.importorskip("transformers")
 
-from reference_impl.model.chat import ChatTemplate  # noqa: E402
+from reference_impl.model.chat import ChatTemplate, SpecialWords  # noqa: E402
 from reference_impl.model.errors import ModelError  # noqa: E402
 from reference_impl.model.folder_tokenizer import from_folder  # noqa: E402
 from reference_impl.model.messages import ChatError  # noqa: E402
@@ -102,6 +102,22 @@ def test_text_around_a_forged_token_is_merged_as_if_it_were_any_text(model):
     joined = ",".join(map(str, ids))
     assert ",".join(map(str, plain)) in joined
     assert plain != [*before, model.ours.encode(end, special=True)[-1], *behind]
+
+
+def test_a_content_is_parted_inside_of_special_words_and_at_ends_that_are_a_part_of_one():
+    words = SpecialWords(["<a>", "<ab>", "b><"])
+    for content, places in [
+        ("x", set()),
+        ("", set()),
+        ("a <ab> b", {3, 8}),
+        ("<a><a>", {0, 1, 4}),
+        ("x<ab><", {2, 4, 6}),
+        ("x <a ", {4}),
+        (" > x", {1}),
+        ("a < b > c", set()),
+    ]:
+        assert words.places(content) == places, content
+    assert SpecialWords([]).places("<a>") == set()
 
 
 @pytest.mark.parametrize(

@@ -349,9 +349,15 @@ def test_broken_logits_name_the_row_and_what_is_wrong(row, what, temperature):
         Sampler(3).sample(logits([0, 0, 0], row), asked)
 
 
-def test_a_penalty_that_leaves_no_number_is_named():
-    with pytest.raises(FloatingPointError, match="repetition_penalty 1e\\+308 leaves no finite logit"):
-        one([-9.0, -8.0], prompt=[0, 1], repetition_penalty=1e308)
+@pytest.mark.parametrize("temperature", [0.0, 5e-324, 1.0, 1e6])
+@pytest.mark.parametrize("penalty", [5e-324, 1e-30, 1e308])
+@pytest.mark.parametrize("row", [[-9.0, -8.0, -INF], [3e38, -3e38, -INF], [0.0, 1e-45, -INF]])
+def test_no_wish_is_so_extreme_that_it_ends_a_step_or_allows_what_is_forbidden(row, penalty, temperature):
+    extremes = {"temperature": temperature, "repetition_penalty": penalty, "logit_bias": {1: -100, 2: 100}}
+    for prompt in ([], [0], [0, 1, 2]):
+        for top_p in (1.0, 5e-324):
+            got = one(row, prompt=prompt, made=[1] * 3, frequency_penalty=2, top_p=top_p, min_p=1e-300, **extremes)
+            assert got.token in (0, 1)
 
 
 def test_a_shape_that_does_not_fit_is_named():
@@ -365,12 +371,25 @@ def test_no_rows_give_no_tokens():
     assert Sampler(3).sample(torch.empty(0, 3), []) == []
 
 
-def test_tokens_outside_of_the_vocabulary_are_named_before_anything_runs():
-    Sampler(3).check(SamplingParams(logit_bias={2: 1.0}, stop_token_ids=(0,)))
-    with pytest.raises(ValueError, match="logit_bias names token 3, the vocabulary ends at 2"):
-        Sampler(3).check(SamplingParams(logit_bias={3: 1.0}))
-    with pytest.raises(ValueError, match="stop_token_ids names token 9"):
-        Sampler(3).check(SamplingParams(stop_token_ids=(9,)))
+# --- on a GPU ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+def test_a_gpu_gives_the_tokens_and_reports_that_the_cpu_gives():
+    generator = torch.Generator().manual_seed(5)
+    many = torch.randn(12, 3_000, generator=generator) * torch.linspace(0.5, 6, 12)[:, None]
+    params = [
+        SamplingParams(seed=n, top_p=1 - 0.05 * (n % 4), top_k=n % 3 * 400, min_p=n % 2 * 0.01, temperature=n % 5 * 0.4)
+        for n in range(12)
+    ]
+    penalised = [replace(each, repetition_penalty=1.2, presence_penalty=0.3, logit_bias={7: 2.0}) for each in params]
+    asked = [Wish(replace(each, logprobs=3), [1, 2, 3], range(place)) for place, each in enumerate(penalised)]
+    on_cpu, on_gpu = Sampler(3_000).sample(many, asked), Sampler(3_000).sample(many.cuda(), asked)
+    assert [each.token for each in on_gpu] == [each.token for each in on_cpu]
+    for cpu, gpu in zip(on_cpu, on_gpu, strict=True):
+        assert [token for token, _ in gpu.top] == [token for token, _ in cpu.top]
+        assert gpu.logprob == pytest.approx(cpu.logprob)
 
 
 # --- speed -------------------------------------------------------------------------------------------------------
