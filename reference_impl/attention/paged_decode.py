@@ -1,0 +1,328 @@
+"""One new token for each sequence, over its keys and values in blocks: memory-bound, so all of it is about bytes.
+
+Owns: the Triton kernel of decode and the call around it. Knows nothing of models, of prefill or of who holds a block.
+
+A program is one share of the work list (work_list.py) for one KV head: it walks the pieces of its share, one sequence
+after the other, and reads each key and value once for all the query heads of the group. Programs of the same tokens
+and different heads stand side by side, since their rows lie side by side in memory. A sequence within the share is
+finished at once. Of one that lies across shares each program leaves its piece in scratch and counts itself; who counts
+last merges them all (merge.py) and sets the count back to 0. Nobody waits for anybody.
+
+Cost: KV bytes read once; arithmetic 4 * head_dim operations a token and head, on the tensor cores for 16-bit types.
+Source: Kwon et al., SOSP 2023, section 4.1; Dao et al., Flash-Decoding, 2023; Osama et al., PPoPP 2023. See NOTES.md.
+"""
+
+# Kernels take pointers and constants that Python's types do not describe, and Triton ships no types.
+# mypy: disable-error-code="import-untyped,no-untyped-def,untyped-decorator"
+# ruff: noqa: N803
+from __future__ import annotations
+
+import math
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from reference_impl.attention.merge import merge_pieces
+from reference_impl.attention.work_list import CUT_FIELDS, GRAIN_TOKENS, WorkList, share_of
+
+INTERPRETED = triton.knobs.runtime.interpret
+"""Whether Triton's interpreter runs the kernels: its bfloat16 arithmetic is wrong, so there it is done in float32."""
+_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+_PIECE_ELEMENTS = 8192
+_PIECES = 16
+"""What a merge holds in registers: so many numbers, of so many pieces at most."""
+
+
+def paged_decode(
+    query: Tensor,
+    key_cache: Tensor,
+    value_cache: Tensor,
+    block_tables: Tensor,
+    context_lens: Tensor,
+    scale: float,
+    out: Tensor,
+    *,
+    window: int | None = None,
+    work: WorkList | None = None,
+) -> None:
+    """Attention of query [batch, heads, head_dim] over the cached tokens of each sequence, into `out`, every element.
+
+    caches: [num_blocks, block_size, kv_heads, head_dim]; block_tables: [batch, max_blocks] int32, of which only the
+    entries that hold the context are looked at; context_lens: [batch] int32, 0 gives zeros. All of one type, float32,
+    float16 or bfloat16; the last dimension is contiguous, the others have any stride. head_dim 1 to 256, any
+    block size.
+
+    work: refreshed with these context_lens, so that the layers of a step share one; made for this call if not given,
+    which costs memory and a launch. window: only the last `window` tokens; a work list brings its own.
+    Raises: ValueError, with nothing written, on shapes, types or a work list that do not go together.
+    """
+    _check(query, key_cache, value_cache, block_tables, context_lens, out)
+    batch, heads, head_dim = query.shape
+    block_size, kv_heads = key_cache.shape[1:3]
+    if work is None:
+        work = WorkList(batch, heads, kv_heads, head_dim, query.dtype, query.device, window=window)
+        work.refresh(context_lens)
+    else:
+        _check_work(work, query, kv_heads, window)
+    if not batch:
+        return
+    dims = max(16, triton.next_power_of_2(head_dim))
+    _paged_decode[(work.lanes, work.shares)](
+        query,
+        key_cache,
+        value_cache,
+        block_tables,
+        context_lens,
+        out,
+        work.cuts,
+        work.ends,
+        work.partial_out,
+        work.partial_lse,
+        work.arrived,
+        scale * math.log2(math.e),
+        work.window,
+        batch,
+        kv_heads,
+        *query.stride()[:2],
+        *out.stride()[:2],
+        *key_cache.stride()[:3],
+        *value_cache.stride()[:3],
+        *block_tables.stride(),
+        context_lens.stride(0),
+        GROUP=heads // kv_heads,
+        HEAD_DIM=head_dim,
+        DIMS=dims,
+        ROWS=work.rows,
+        TILE=work.tuning.tile_tokens,
+        FIELDS=CUT_FIELDS,
+        GRAIN=GRAIN_TOKENS,
+        BLOCK_SIZE=block_size,
+        PIECES=max(1, min(_PIECES, _PIECE_ELEMENTS // (work.rows * dims))),
+        INTERPRETED=INTERPRETED,
+        num_warps=work.tuning.num_warps,
+        num_stages=work.tuning.num_stages,
+    )
+
+
+@triton.jit
+def _blocks(table, stride, start, low, stop, TILE: tl.constexpr, BLOCK_SIZE: tl.constexpr):
+    """The block of each token from `start`, 0 where there is no token."""
+    token = start + tl.arange(0, TILE)
+    return tl.load(table + token // BLOCK_SIZE * stride, mask=(token >= low) & (token < stop), other=0).to(tl.int64)
+
+
+@triton.jit
+def _attend(
+    query,
+    keys,
+    values,
+    table,
+    scale,
+    low,
+    begin,
+    stop,
+    key_block,
+    key_token,
+    value_block,
+    value_token,
+    table_entry,
+    HEAD_DIM: tl.constexpr,
+    DIMS: tl.constexpr,
+    ROWS: tl.constexpr,
+    TILE: tl.constexpr,
+    BLOCK_SIZE: tl.constexpr,
+    INTERPRETED: tl.constexpr,
+):
+    """Online softmax over tokens `begin` to before `stop`, from `low`: out, not yet divided, its maximum, its sum."""
+    dim = tl.arange(0, DIMS)
+    top = tl.full((ROWS,), float("-inf"), dtype=tl.float32)
+    weight_sum = tl.zeros((ROWS,), dtype=tl.float32)
+    out = tl.zeros((ROWS, DIMS), dtype=tl.float32)
+    # Table entries are loaded a tile ahead: a key's address then waits for no load of its own iteration, and the
+    # compiler can keep several tiles of keys and values under way.
+    block = _blocks(table, table_entry, begin, low, stop, TILE, BLOCK_SIZE)
+    for start in range(begin, stop, TILE):
+        token = start + tl.arange(0, TILE)
+        # What is not there is not read: neither a table entry, which may be -1, nor a slot, which may hold NaN.
+        there = (token >= low) & (token < stop)
+        kept = there[:, None] & (dim < HEAD_DIM)[None, :]
+        offset = token % BLOCK_SIZE
+        ahead = _blocks(table, table_entry, start + TILE, low, stop, TILE, BLOCK_SIZE)
+        key = tl.load(keys + (block * key_block + offset * key_token)[:, None] + dim[None, :], mask=kept, other=0.0)
+        value = tl.load(
+            values + (block * value_block + offset * value_token)[:, None] + dim[None, :], mask=kept, other=0.0
+        )
+        if INTERPRETED:
+            key, value = key.to(tl.float32), value.to(tl.float32)
+        score = tl.dot(query, tl.trans(key), input_precision="ieee") * scale
+        score = tl.where(there[None, :], score, float("-inf"))
+        higher = tl.maximum(top, tl.max(score, 1))
+        shift = tl.where(higher == float("-inf"), 0.0, higher)
+        weight = tl.exp2(score - shift[:, None])
+        fade = tl.exp2(top - shift)
+        weight_sum = weight_sum * fade + tl.sum(weight, 1)
+        out = tl.dot(weight.to(value.dtype), value, out * fade[:, None], input_precision="ieee")
+        top = higher
+        block = ahead
+    return out, top, weight_sum
+
+
+@triton.jit
+def _paged_decode(
+    query,
+    key_cache,
+    value_cache,
+    block_tables,
+    context_lens,
+    out,
+    cuts,
+    ends,
+    partial_out,
+    partial_lse,
+    arrived,
+    scale,
+    window,
+    batch,
+    kv_heads,
+    query_sequence,
+    query_head,
+    out_sequence,
+    out_head,
+    key_block,
+    key_token,
+    key_head,
+    value_block,
+    value_token,
+    value_head,
+    table_sequence,
+    table_entry,
+    lens_stride,
+    GROUP: tl.constexpr,
+    HEAD_DIM: tl.constexpr,
+    DIMS: tl.constexpr,
+    ROWS: tl.constexpr,
+    TILE: tl.constexpr,
+    FIELDS: tl.constexpr,
+    GRAIN: tl.constexpr,
+    BLOCK_SIZE: tl.constexpr,
+    PIECES: tl.constexpr,
+    INTERPRETED: tl.constexpr,
+):
+    """One share of the work for one KV head, or for ROWS of its query heads where the group is larger than that."""
+    lane = tl.program_id(0)
+    share = tl.program_id(1)
+    row_blocks: tl.constexpr = (GROUP + ROWS - 1) // ROWS
+    kv_head = (lane // row_blocks).to(tl.int64)
+    head = kv_head * GROUP + lane % row_blocks * ROWS
+    head_stop = (kv_head + 1) * GROUP
+    row, dim = tl.arange(0, ROWS), tl.arange(0, DIMS)
+    at_head = head + row
+    kept = (at_head < head_stop)[:, None] & (dim < HEAD_DIM)[None, :]
+
+    cut = cuts + share * FIELDS
+    grain, stop, begin, end = tl.load(cut), tl.load(cut + 1), tl.load(cut + 2), tl.load(cut + 3)
+    sequence, length = tl.load(cut + 4).to(tl.int64), tl.load(cut + 5)
+    total, units, heavy, weight = tl.load(cut + 6), tl.load(cut + 7), tl.load(cut + 8), tl.load(cut + 9)
+    while grain < stop:
+        until = tl.minimum(end, stop)
+        # Asked for now and needed when this piece is done.
+        more = sequence + 1 < batch
+        next_end = tl.load(ends + sequence + 2, mask=more, other=0)
+        next_length = tl.load(context_lens + (sequence + 1) * lens_stride, mask=more, other=0)
+        rows = tl.load(
+            query + sequence * query_sequence + (at_head * query_head)[:, None] + dim[None, :], mask=kept, other=0.0
+        )
+        if INTERPRETED:
+            rows = rows.to(tl.float32)
+        low = tl.maximum(length - window, 0)
+        # Grains of a sequence are counted from its window's first.
+        first_token = (low // GRAIN + grain - begin) * GRAIN
+        found, top, weight_sum = _attend(
+            rows,
+            key_cache + kv_head * key_head,
+            value_cache + kv_head * value_head,
+            block_tables + sequence * table_sequence,
+            scale,
+            low,
+            first_token,
+            tl.minimum(first_token + (until - grain) * GRAIN, length),
+            key_block,
+            key_token,
+            value_block,
+            value_token,
+            table_entry,
+            HEAD_DIM,
+            DIMS,
+            ROWS,
+            TILE,
+            BLOCK_SIZE,
+            INTERPRETED,
+        )
+        found = found / tl.where(weight_sum == 0.0, 1.0, weight_sum)[:, None]
+        answer = out + sequence * out_sequence + (at_head * out_head)[:, None] + dim[None, :]
+        if (grain == begin) & (until == end):
+            tl.store(answer, found.to(out.dtype.element_ty), mask=kept)
+        else:
+            heads = kv_heads * GROUP
+            at = (share * 2 + (grain == begin).to(tl.int64)) * heads + at_head
+            tl.store(partial_out + at[:, None] * HEAD_DIM + dim[None, :], found, mask=kept)
+            tl.store(partial_lse + at, top + tl.log2(weight_sum), mask=at_head < head_stop)
+            # All threads have written before one of them counts; what it counts with makes that seen.
+            tl.debug_barrier()
+            share_first = share_of(begin, heavy, weight, units, total)
+            share_last = share_of(end - 1, heavy, weight, units, total)
+            counter = arrived + sequence * tl.num_programs(0) + lane
+            before = tl.atomic_add(counter, 1, sem="acq_rel")
+            if before == share_last - share_first:
+                merged = merge_pieces(
+                    partial_out,
+                    partial_lse,
+                    share_first,
+                    share_last,
+                    at_head,
+                    heads,
+                    head_stop,
+                    HEAD_DIM,
+                    DIMS,
+                    ROWS,
+                    PIECES,
+                )
+                tl.store(answer, merged.to(out.dtype.element_ty), mask=kept)
+                tl.store(counter, 0)
+        grain, begin, end, length = until, end, next_end, next_length
+        sequence += 1
+
+
+def _check(
+    query: Tensor, key_cache: Tensor, value_cache: Tensor, block_tables: Tensor, context_lens: Tensor, out: Tensor
+) -> None:
+    if query.dim() != 3 or out.shape != query.shape:
+        raise ValueError(f"query has shape {tuple(query.shape)}, out {tuple(out.shape)}: need [batch, heads, head_dim]")
+    if key_cache.dim() != 4 or key_cache.shape != value_cache.shape or key_cache.shape[3] != query.shape[2]:
+        shapes = f"{tuple(key_cache.shape)} and {tuple(value_cache.shape)}"
+        raise ValueError(f"caches of shapes {shapes} do not go with a query of shape {tuple(query.shape)}")
+    if not key_cache.shape[2] or query.shape[1] % key_cache.shape[2]:
+        raise ValueError(f"{query.shape[1]} query heads are no multiple of {key_cache.shape[2]} KV heads")
+    types = {tensor.dtype for tensor in (query, key_cache, value_cache, out)}
+    if len(types) > 1 or query.dtype not in _DTYPES:
+        names = ", ".join(sorted(map(str, types)))
+        raise ValueError(f"query, caches and out are of {names}: need one of float32, float16 and bfloat16 for all")
+    for name, found, ndim in (("block_tables", block_tables, 2), ("context_lens", context_lens, 1)):
+        if found.dim() != ndim or found.shape[0] != query.shape[0] or found.dtype != torch.int32:
+            raise ValueError(
+                f"{name} is {tuple(found.shape)} of {found.dtype}: need int32 for {query.shape[0]} sequences"
+            )
+    for name, tensor in (("query", query), ("key_cache", key_cache), ("value_cache", value_cache), ("out", out)):
+        if tensor.stride(-1) != 1 and tensor.shape[-1] > 1:
+            raise ValueError(f"the last dimension of {name} has stride {tensor.stride(-1)}: need 1")
+
+
+def _check_work(work: WorkList, query: Tensor, kv_heads: int, window: int | None) -> None:
+    need = (*query.shape[:2], kv_heads, query.shape[2], query.dtype)
+    have = (work.batch, work.heads, work.kv_heads, work.head_dim, work.dtype)
+    if need != have:
+        raise ValueError(f"a work list for (batch, heads, KV heads, head_dim, type) {have} does not serve {need}")
+    if window is not None and window != work.window:
+        raise ValueError(f"window {window} was asked for, and the work list was cut for {work.window}")

@@ -1,0 +1,261 @@
+"""Who reads which tokens: a step's work in equal shares, whatever the lengths.
+
+Owns: the cut of a batch's tokens into shares, and the scratch in which the pieces of a sequence meet. Knows nothing of
+queries, keys or attention.
+
+The tokens of every sequence fill grains of 16, those of a window only the grains it touches, an empty sequence one
+grain that reads nothing. All grains stand in one row, sequence after sequence; share c of n has grains c * total // n
+to before (c + 1) * total // n, so that two shares differ by one grain at most. A sequence that lies within a share is
+finished there; one that lies across shares leaves a piece in each:
+
+    grains   |0 0 0 0 0 0 0 0 0|1|2 2|3 3 3 3 3 3|      n = 3, total = 18
+    shares   |a a a a a a|b b b b b b|c c c c c c|      0: pieces in a and b    1, 2: whole, in b    3: whole, in c
+
+At most two pieces of a share are parts of a sequence, its first (slot 0: it began in an earlier share) and its last
+(slot 1: it begins here), so the scratch depends on the number of shares and not on the batch. Which shares hold a
+sequence follows from `ends` by arithmetic; nothing else is stored.
+
+All of it is computed on the device, from lengths on the device: the host does not wait, and a graph can hold it.
+Cost: one small launch a step for all layers; time O(batch * shares / 32) spread over shares / 32 programs.
+Source: Osama et al., PPoPP 2023 (Stream-K: equal shares of tiles); Dao et al., Flash-Decoding, 2023 (split and merge).
+"""
+
+# Kernels take pointers and constants that Python's types do not describe, and Triton ships no types.
+# mypy: disable-error-code="import-untyped,no-untyped-def,untyped-decorator"
+# ruff: noqa: N803
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+NO_WINDOW = 2**31 - 1
+"""A window that no context is longer than."""
+GRAIN_TOKENS = 16
+"""Where shares may be cut. Finer than a tile, so that shares of few tiles are equal too."""
+CUT_FIELDS = 16
+"""Numbers of a share's cut, of which 10 are used: see `_cut`. A multiple of what memory moves at once."""
+_SEQUENCES = 128
+_SHARES = 32
+"""What a program of the planner compares at once."""
+_CPU_PROGRAMS = 8
+"""Under Triton's interpreter programs run one after another: enough that sequences are split."""
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """How the work is cut and run.
+
+    tile_tokens: what a program reads at a time. num_warps, num_stages: as Triton's. resident: programs that a
+    multiprocessor holds. Those that start first have shares of `weight` units; for each of them `light` more wait,
+    of one unit, and even out what the multiprocessors differ in.
+    """
+
+    tile_tokens: int
+    num_warps: int
+    num_stages: int
+    resident: int
+    light: int
+    weight: int
+
+
+class WorkList:
+    """The shares of one batch, made once and refreshed once a step, and used by every layer of that step.
+
+    It belongs to one stream: two launches that use it at the same time would meet in the same scratch.
+    """
+
+    def __init__(
+        self,
+        batch: int,
+        heads: int,
+        kv_heads: int,
+        head_dim: int,
+        dtype: torch.dtype,
+        device: torch.device,
+        *,
+        window: int | None = None,
+        programs: int | None = None,
+        tuning: Tuning | None = None,
+    ) -> None:
+        """For `batch` sequences; those of context 0, such as the padded rows of a graph, cost next to nothing.
+
+        window: only the last `window` tokens of a context are read. programs: how many run at once; as many as the
+        device holds unless given. Raises: ValueError, with the value, on sizes below 1 or heads that do not divide.
+        """
+        for name, size in (("kv_heads", kv_heads), ("head_dim", head_dim), ("heads", heads)):
+            if size < 1:
+                raise ValueError(f"{name} must be at least 1, got {size}")
+        if batch < 0 or heads % kv_heads or not 1 <= head_dim <= 256:
+            raise ValueError(f"batch {batch}, {heads} heads over {kv_heads} and head_dim {head_dim} are not supported")
+        if window is not None and window < 1:
+            raise ValueError(f"window must be at least 1, got {window}")
+        if programs is not None and programs < 1:
+            raise ValueError(f"programs must be at least 1, got {programs}")
+        self.batch, self.heads, self.kv_heads, self.head_dim, self.dtype = batch, heads, kv_heads, head_dim, dtype
+        self.window = NO_WINDOW if window is None else min(window, NO_WINDOW)
+        self.tuning = tuning or tuning_for(head_dim, dtype)
+        self.rows = rows_of(heads // kv_heads, head_dim)
+        self.lanes = kv_heads * triton.cdiv(heads // kv_heads, self.rows)
+        self.heavy = max(1, (programs or _programs(device, self.tuning.resident)) // self.lanes)
+        self.shares = self.heavy * (1 + self.tuning.light)
+        # ends[i] is the first grain behind sequence i - 1; what a program needs to begin stands together in its cut.
+        self.ends = torch.zeros(batch + 1, dtype=torch.int32, device=device)
+        self.cuts = torch.zeros(self.shares, CUT_FIELDS, dtype=torch.int32, device=device)
+        self.partial_out = torch.empty(self.shares, 2, heads, head_dim, dtype=torch.float32, device=device)
+        self.partial_lse = torch.empty(self.shares, 2, heads, dtype=torch.float32, device=device)
+        self.arrived = torch.zeros(batch, self.lanes, dtype=torch.int32, device=device)
+
+    def refresh(self, context_lens: Tensor) -> WorkList:
+        """Cut anew for `context_lens` [batch], int32 on the device, none below 0; gives itself.
+
+        Before every step: attention over longer contexts than those that were cut misses tokens.
+        Raises: ValueError on another shape or type.
+        """
+        if context_lens.shape != (self.batch,) or context_lens.dtype != torch.int32:
+            found = f"{tuple(context_lens.shape)} of {context_lens.dtype}"
+            raise ValueError(f"context_lens is {found}: need one int32 for each of {self.batch} sequences")
+        if self.batch:
+            _cut[(triton.cdiv(self.shares, _SHARES),)](
+                context_lens,
+                self.ends,
+                self.cuts,
+                context_lens.stride(0),
+                self.batch,
+                self.shares,
+                self.heavy,
+                self.tuning.weight,
+                self.window,
+                FIELDS=CUT_FIELDS,
+                GRAIN=GRAIN_TOKENS,
+                GRAINS=self.tuning.tile_tokens // GRAIN_TOKENS,
+                SEQUENCES=_SEQUENCES,
+                SHARES=_SHARES,
+            )
+        return self
+
+    def check_invariants(self) -> None:
+        """Raises: AssertionError unless the cuts cover every sequence and no piece waits for its merge. Syncs."""
+        ends, total = self.ends.tolist(), int(self.ends[-1])
+        assert ends[0] == 0, f"the first sequence begins at grain {ends[0]}"
+        for place in range(self.batch if total else 0):
+            assert ends[place] < ends[place + 1], f"sequence {place} has no grain"
+        reached = 0
+        for share, (grain, stop, begin, end, sequence, *_) in enumerate(self.cuts.tolist()):
+            if grain == stop:
+                continue
+            assert grain == reached, f"share {share} begins at grain {grain}, the one before stopped at {reached}"
+            assert (begin, end) == (ends[sequence], ends[sequence + 1]), f"share {share} is wrong about {sequence}"
+            assert begin <= grain < end, f"share {share} does not begin in sequence {sequence}"
+            reached = stop
+        assert reached == total, f"the shares stop at grain {reached} of {total}"
+        assert not self.arrived.any(), "pieces of a sequence arrived and were not merged"
+
+
+def rows_of(group: int, head_dim: int) -> int:
+    """Query heads that a program takes: all that share a KV head, up to what its registers hold."""
+    return int(min(triton.next_power_of_2(group), 8192 // triton.next_power_of_2(head_dim)))
+
+
+def tuning_for(head_dim: int, dtype: torch.dtype) -> Tuning:
+    """From the bytes of a token alone: shapes nobody measured are treated like those that were. See NOTES.md."""
+    token_bytes = triton.next_power_of_2(head_dim) * dtype.itemsize
+    tile_tokens = max(16, min(128, 16384 // token_bytes))
+    return Tuning(tile_tokens=tile_tokens, num_warps=4, num_stages=3, resident=2, light=1, weight=3)
+
+
+def _programs(device: torch.device, resident: int) -> int:
+    if device.type != "cuda":
+        return _CPU_PROGRAMS
+    return resident * int(torch.cuda.get_device_properties(device).multi_processor_count)
+
+
+@triton.jit
+def _grains(context_lens, stride, sequence, batch, window, GRAIN: tl.constexpr):
+    """How many grains each sequence has: those of its window, and one where there is nothing to read."""
+    length = tl.load(context_lens + sequence * stride, mask=sequence < batch, other=0)
+    grains = tl.maximum(tl.cdiv(length, GRAIN) - tl.maximum(length - window, 0) // GRAIN, 1)
+    return tl.where(sequence < batch, grains, 0)
+
+
+@triton.jit
+def _cut_at(share, heavy, weight, units, total):
+    """The first grain of a share."""
+    unit = tl.where(share < heavy, share * weight, heavy * weight + share - heavy)
+    return (unit.to(tl.int64) * total // units).to(tl.int32)
+
+
+@triton.jit
+def share_of(grain, heavy, weight, units, total):
+    """The share that holds a grain: of unit u, the last with u * total // units <= grain."""
+    unit = ((grain + 1).to(tl.int64) * units - 1) // total
+    return tl.where(unit < heavy * weight, unit // weight, unit - heavy * weight + heavy)
+
+
+@triton.jit
+def _cut(
+    context_lens,
+    ends,
+    cuts,
+    stride,
+    batch,
+    num_shares,
+    num_heavy,
+    weight,
+    window,
+    FIELDS: tl.constexpr,
+    GRAIN: tl.constexpr,
+    GRAINS: tl.constexpr,
+    SEQUENCES: tl.constexpr,
+    SHARES: tl.constexpr,
+):
+    """Sums over the batch, then for each share where it begins and in which sequence: the one behind those that end.
+
+    Every program sums the whole batch for itself, which is cheaper than to wait for another. A share has at least
+    the GRAINS of a tile: with little to read, fewer pieces are merged.
+    """
+    lane = tl.arange(0, SEQUENCES)
+    total = 0
+    for start in range(0, batch, SEQUENCES):
+        total += tl.sum(_grains(context_lens, stride, start + lane, batch, window, GRAIN), 0)
+
+    share = tl.program_id(0) * SHARES + tl.arange(0, SHARES)
+    # In units: a heavy share has `weight` of them, a light one 1. With less than a tile for a unit, all are equal.
+    units = num_heavy * weight + num_shares - num_heavy
+    few = total < units * GRAINS
+    least = tl.minimum(tl.cdiv(total, GRAINS), num_heavy)
+    shares, heavy = tl.where(few, least, num_shares), tl.where(few, least, num_heavy)
+    units, weight = tl.where(few, least, units), tl.where(few, 1, weight)
+    # A share behind the last has nothing: it begins and stops at the end.
+    grain = _cut_at(tl.minimum(share, shares), heavy, weight, units, total)
+    stop = _cut_at(tl.minimum(share + 1, shares), heavy, weight, units, total)
+    sequence = tl.zeros((SHARES,), dtype=tl.int32)
+    begin = tl.zeros((SHARES,), dtype=tl.int32)
+    end = tl.full((SHARES,), 2**31 - 1, dtype=tl.int32)
+    reached = 0
+    for start in range(0, batch, SEQUENCES):
+        at = start + lane
+        grains = _grains(context_lens, stride, at, batch, window, GRAIN)
+        ending = reached + tl.cumsum(grains, 0)
+        behind = (ending[None, :] <= grain[:, None]) & (at < batch)[None, :]
+        sequence += tl.sum(behind.to(tl.int32), 1)
+        begin = tl.maximum(begin, tl.max(tl.where(behind, ending[None, :], 0), 1))
+        end = tl.minimum(end, tl.min(tl.where(behind | (at >= batch)[None, :], 2**31 - 1, ending[None, :]), 1))
+        tl.store(ends + 1 + at, ending, mask=(at < batch) & (tl.program_id(0) == 0))
+        reached += tl.sum(grains, 0)
+    length = tl.load(context_lens + sequence * stride, mask=sequence < batch, other=0)
+    cut, mine = cuts + share * FIELDS, share < num_shares
+    same = tl.zeros((SHARES,), dtype=tl.int32)
+    tl.store(cut, grain, mask=mine)
+    tl.store(cut + 1, stop, mask=mine)
+    tl.store(cut + 2, begin, mask=mine)
+    tl.store(cut + 3, end, mask=mine)
+    tl.store(cut + 4, sequence, mask=mine)
+    tl.store(cut + 5, length, mask=mine)
+    tl.store(cut + 6, same + total, mask=mine)
+    tl.store(cut + 7, same + units, mask=mine)
+    tl.store(cut + 8, same + heavy, mask=mine)
+    tl.store(cut + 9, same + weight, mask=mine)

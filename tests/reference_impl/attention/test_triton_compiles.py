@@ -1,0 +1,102 @@
+"""The kernels compile for an H100, on any machine: the interpreter accepts what a GPU's compiler does not.
+
+In a process of its own, because in this one Triton interprets. Integer arguments of 1 become constants when a kernel is
+compiled, so they are tried too. ptxas comes with Triton.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("triton")
+
+ROOT = Path(__file__).parents[3]
+
+COMPILE = """
+import json, sys
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from reference_impl.attention import paged_decode, store_kv, work_list
+from reference_impl.bench import textbook_decode
+
+KERNELS = {
+    "cut": (work_list._cut, {}),
+    "decode": (paged_decode._paged_decode, {"scale": "fp32", "partial_out": "*fp32", "partial_lse": "*fp32"}),
+    "store": (store_kv._store_kv, {"slot_mapping": "*i64"}),
+    "textbook": (textbook_decode._textbook_decode, {"scale": "fp32"}),
+}
+DATA = ("query", "key_cache", "value_cache", "out", "key", "value")
+INDICES = ("block_tables", "context_lens", "ends", "cuts", "arrived")
+for name, dtype, constants in json.loads(sys.argv[1]):
+    kernel, types = KERNELS[name]
+    pointers = {**dict.fromkeys(DATA, "*" + dtype), **dict.fromkeys(INDICES, "*i32"), **types}
+    names = kernel.arg_names
+    signature = {arg: "constexpr" if arg in constants else pointers.get(arg, "i32") for arg in names}
+    source = ASTSource(kernel, signature, {(names.index(arg),): value for arg, value in constants.items()})
+    options = {"num_warps": 4, "num_stages": 3}
+    try:
+        compiled = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)
+        print(json.dumps([compiled.metadata.shared, len(compiled.asm["cubin"])]))
+    except Exception as error:
+        print(json.dumps(str(error)))
+"""
+
+DECODE = {
+    "FIELDS": 16,
+    "GRAIN": 16,
+    "BLOCK_SIZE": 16,
+    "PIECES": 4,
+    "INTERPRETED": False,
+    "table_entry": 1,
+    "lens_stride": 1,
+}
+
+
+CASES: dict[str, tuple[str, str, dict[str, object]]] = {
+    "cut": ("cut", "i32", {"FIELDS": 16, "GRAIN": 16, "GRAINS": 4, "SEQUENCES": 128, "SHARES": 32}),
+    "cut of one": (
+        "cut",
+        "i32",
+        {"FIELDS": 16, "GRAIN": 16, "GRAINS": 1, "SEQUENCES": 128, "SHARES": 32}
+        | dict.fromkeys(("stride", "batch", "num_shares", "num_heavy", "weight", "window"), 1),
+    ),
+    "store": (
+        "store",
+        "fp16",
+        {"BLOCK_SIZE": 7, "HEAD_DIM": 80, "DIMS": 128, "ROWS": 32, "slot_stride": 1, "kv_heads": 1},
+    ),
+    "decode": ("decode", "bf16", DECODE | {"GROUP": 4, "HEAD_DIM": 128, "DIMS": 128, "ROWS": 4, "TILE": 64}),
+    "decode of one": (
+        "decode",
+        "fp32",
+        DECODE | {"GROUP": 1, "HEAD_DIM": 80, "DIMS": 128, "ROWS": 1, "TILE": 32, "batch": 1, "kv_heads": 1},
+    ),
+    "textbook": ("textbook", "bf16", {"KV_HEADS": 8, "GROUP": 4, "ROWS": 4, "HEAD_DIM": 128, "BLOCK_SIZE": 16}),
+}
+
+
+@pytest.fixture(scope="module")
+def compiled() -> dict[str, object]:
+    """Case -> bytes of shared memory and of machine code, or what the compiler said."""
+    environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
+    environment["PYTHONPATH"] = os.pathsep.join((str(ROOT), str(ROOT / "labs")))
+    command = [sys.executable, "-c", COMPILE, json.dumps(list(CASES.values()))]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return dict(zip(CASES, map(json.loads, done.stdout.splitlines()), strict=True))
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_it_compiles_and_a_multiprocessor_has_the_shared_memory(compiled: dict[str, object], case: str) -> None:
+    found = compiled[case]
+    assert isinstance(found, list), found
+    shared_bytes, cubin_bytes = found
+    assert cubin_bytes > 1000
+    assert shared_bytes <= 227 * 1024
