@@ -169,7 +169,8 @@ def _attend(
     return out, top, weight_sum
 
 
-@triton.jit
+# Whatever changes from step to step is no constant to compile for: a batch of 1 or 16 is like any other.
+@triton.jit(do_not_specialize=["batch", "window", "table_sequence"])
 def _paged_decode(
     query,
     key_cache,

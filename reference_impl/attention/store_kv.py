@@ -55,7 +55,7 @@ def store_kv(key: Tensor, value: Tensor, key_cache: Tensor, value_cache: Tensor,
     )
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_rows"])
 def _store_kv(
     key,
     value,

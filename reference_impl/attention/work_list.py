@@ -195,7 +195,7 @@ def share_of(grain, heavy, weight, units, total):
     return tl.where(unit < heavy * weight, unit // weight, unit - heavy * weight + heavy)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["batch", "num_shares", "num_heavy", "weight", "window"])
 def _cut(
     context_lens,
     ends,
