@@ -33,7 +33,7 @@ from reference_impl.memory.kv_memory import KVMemory
 from reference_impl.memory.paged_blocks import PagedBlocks
 from reference_impl.memory.policies import POLICIES, Sizes
 from reference_impl.memory.policy_memory import PolicyMemory
-from reference_impl.plugin import is_plugin, load_maker
+from reference_impl.plugin import PluginError, is_plugin, load_maker
 from reference_impl.sched.contract import ContractScheduler
 from reference_impl.sched.orca import orca
 from reference_impl.sched.preemption import RecoveryRule
@@ -206,7 +206,8 @@ def _cache_memory(setup: Setup) -> PrefixCacheMemory:
         ("eviction", setup.eviction, "lru"),
     ):
         if value != plain:
-            raise ValueError(f"{what} {value!r} does not go with a prefix cache from a file: leave it at {plain!r}")
+            with_it = f"{what} {value!r} does not go with a prefix cache from a file: leave it at {plain!r}"
+            raise PluginError(f"{setup.prefix_cache}: {with_it}")
     made_by = load_maker(setup.prefix_cache, CacheContract, EXPECTED[CacheContract])
     return PrefixCacheMemory(made_by(setup.num_blocks, setup.block_size), setup.num_blocks, setup.block_size)
 
