@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one subcommand; returns the exit code."""
     args = _parser().parse_args(argv)
     try:
-        if getattr(args, "seed", 0) < 0:
+        if (getattr(args, "seed", None) or 0) < 0:
             raise ValueError(f"--seed must be at least 0, got {args.seed}")
         return int(args.run(args))
     except (ValueError, OSError) as error:

@@ -96,8 +96,18 @@ def _wish(name: str, value: Any) -> Any:
             raise TypeError(f"stop_token_ids must hold integers, got {value!r}")
         return tuple(value)
     if name == "logit_bias":
-        return {int(token): float(bias) for token, bias in value.items()}
+        return _biases(value)
     return value
+
+
+def _biases(value: Mapping[str, Any]) -> dict[int, float]:
+    """JSON has only strings for keys. Raises: ValueError naming what is no token id or no number."""
+    biases = {}
+    for token, bias in value.items():
+        if not token.isdecimal() or not isinstance(bias, int | float):
+            raise ValueError(f"logit_bias must be token ids with numbers, got {token!r}: {bias!r}")
+        biases[int(token)] = float(bias)
+    return biases
 
 
 def _ids(row: Mapping[str, Any], tokenizer: Tokenizer, chat: bool) -> list[int]:

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 _GENERATE = """Answer one prompt (--prompt), all prompts of a file (--file: a prompt a line, or .jsonl with an object a
 line: prompt or messages, and sampling parameters by name), or talk at the terminal (neither). Parts of the engine may
 be your own files; they are loaded and run in this process, with all that this process may do."""
+_SEEN_EVENTS = 10_000
+"""More than happen between two pictures."""
 
 
 def add_parser(commands: Commands) -> None:
@@ -107,9 +109,12 @@ def _generate(args: argparse.Namespace) -> int:
     if args.file is not None and not args.file.is_file():
         raise ValueError(f"{args.file}: no such file")
     console = Console(stderr=True)
-    log = EventLog() if args.events is not None else EventLog(keep=1) if args.watch else None
+    # A picture asks for the state when it is drawn; only a log to be played later holds one for each call.
+    log = (
+        EventLog() if args.events is not None else EventLog(with_state=False, keep=_SEEN_EVENTS) if args.watch else None
+    )
     built = build_engine(settings_from(args), log=log)
-    console.print("\n".join(built.profile.lines()), highlight=False)
+    console.print("\n".join(built.profile.lines()), highlight=False, soft_wrap=True)
     with ExitStack() as stack:
         after_step = None if log is None or not args.watch else _watching(stack, log, console)
         if args.file is not None:
@@ -120,7 +125,7 @@ def _generate(args: argparse.Namespace) -> int:
             code = _talk(built, params, console, after_step)
     if args.events is not None and log is not None:
         args.events.write_text(json.dumps(log.events) + "\n", encoding="utf-8")
-        console.print(f"{len(log.events):,} events in {args.events.name}", highlight=False)
+        console.print(f"{len(log.events):,} events in {args.events.name}", highlight=False, soft_wrap=True)
     return code
 
 
@@ -158,7 +163,7 @@ def _answer(built: Built, ask: Ask, console: Console, after_step: Callable[[], N
     print()
     for number, told in enumerate(reply.answers[1:], start=2):
         print(f"--- answer {number}\n{told.text}")
-    console.print(_summary(built, totals), style="dim", highlight=False)
+    console.print(_summary(built, totals), style="dim", highlight=False, soft_wrap=True)
     return reply, 0
 
 
@@ -174,7 +179,7 @@ def _talk(built: Built, params: SamplingParams, console: Console, after_step: Ca
     """Turns until the end of input. Each turn asks with all turns before it, whose blocks are found again."""
     from reference_impl.engine.generate import Ask
 
-    console.print("Say something. /reset forgets what was said, /quit ends.", highlight=False)
+    console.print("Say something. /reset forgets what was said, /quit ends.", highlight=False, soft_wrap=True)
     messages: list[dict[str, str]] = []
     while True:
         try:
@@ -220,7 +225,7 @@ def _batch(
         print("\n".join(lines))
     else:
         args.output.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    console.print(_summary(built, totals), style="dim", highlight=False)
+    console.print(_summary(built, totals), style="dim", highlight=False, soft_wrap=True)
     return 0
 
 
