@@ -1,7 +1,8 @@
 """How fast the engine is, in numbers that are kept.
 
 Owns: what is measured (`cases.py`: memory, scheduler and simulator, on a CPU alone), what was hoped for (`goals.py`),
-how it is run (`memory.py`, with pytest-benchmark), and the record of it (`record.py`, `results/*.json`). Knows nothing
-of how anything works inside. A goal that is missed is printed with a profile that shows where the time went.
-Start with `cases.py`; run `engine bench memory`.
+how it is run (`memory.py`, with pytest-benchmark), and the record of it (`record.py`, `results/*.json`); the engine
+beside the padded batch of another library (`offline.py`) and beside itself with reserved memory (`concurrency.py`),
+kept by `cpu.py`. Knows nothing of how anything works inside. A goal of memory's that is missed is printed with a
+profile that shows where the time went. Start with `cases.py`; run `engine bench memory` or `engine bench cpu`.
 """

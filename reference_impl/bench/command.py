@@ -1,7 +1,7 @@
-"""`engine bench memory`: measure, print the goals with hit or miss, and keep one file of results.
+"""`engine bench memory`, `cpu` and `kernels`: measure, print goals with hit or miss, keep one file of results each.
 
-Owns: the command line and the call of pytest. Knows nothing of the cases. A miss is no failure: it is printed with the
-profile of one round, and the exit code stays 0. Exit code 1: something could not be measured.
+Owns: the command line and the call of pytest. Knows nothing of the cases. A miss is no failure: it is printed, for
+memory with the profile of one round, and the exit code stays 0. Exit code 1: something could not be measured.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from reference_impl.bench.cases import CASES, RATIOS, Case, NotHere
-from reference_impl.bench.record import check_record, lean, table
+from reference_impl.bench.record import check_record, commit, lean, table
 from reference_impl.subcommands import Commands, check_output
 
 HERE = Path(__file__).parent
@@ -30,35 +30,91 @@ _PROFILE_LINES = 8
 def add_parser(commands: Commands) -> None:
     """Add bench."""
     parser = commands.add_parser(
-        "bench", help="speed of memory, scheduler and simulator", description="Benchmarks on a CPU, kept as JSON."
+        "bench", help="speed of memory, of the whole engine and of its kernels", description="Benchmarks, kept as JSON."
     )
-    parser.add_argument("suite", choices=("memory",))
-    parser.add_argument("--only", metavar="TEXT", help="only the cases whose name contains TEXT; nothing is kept")
+    parser.add_argument(
+        "suite",
+        choices=("memory", "cpu", "kernels"),
+        help="memory: memory, scheduler and simulator. cpu: the engine beside transformers, and paged beside reserved. "
+        "kernels: attention on an NVIDIA GPU",
+    )
+    parser.add_argument("--only", metavar="TEXT", help="only cases whose name contains TEXT (not cpu); nothing is kept")
     parser.add_argument("--json", type=Path, metavar="OUT", help="where to keep the record (default: results/)")
+    parser.add_argument("--commit", metavar="NAME", help="the commit that is measured, where the checkout has no git")
     parser.set_defaults(run=_bench)
 
 
 def _bench(args: argparse.Namespace) -> int:
-    names = [name for name in CASES if args.only is None or args.only in name]
-    if not names:
-        print(f"no case has {args.only!r} in its name; there are {'; '.join(CASES)}", file=sys.stderr)
-        return 1
+    return _bench_cpu(args) if args.suite == "cpu" else _bench_cases(args)
+
+
+def _bench_cpu(args: argparse.Namespace) -> int:
+    if args.only is not None:
+        raise ValueError("--only chooses among the cases of memory or kernels; cpu has none")
     check_output("--json", args.json)
-    record = measure(names)
+    try:
+        from reference_impl.bench import cpu
+
+        record = cpu.measure()
+    except ImportError as error:
+        print(f"engine bench cpu: {error}: it needs torch and transformers", file=sys.stderr)
+        return 1
+    print("\n".join(cpu.lines(record)))
+    _keep(record, args.json or RESULTS / "cpu.json")
+    return 0
+
+
+def _bench_cases(args: argparse.Namespace) -> int:
+    check_output("--json", args.json)
+    record = _kernels(args) if args.suite == "kernels" else _memory(args)
     if record is None:
         return 1
+    if args.only is None or args.json is not None:
+        _keep(record, args.json or RESULTS / f"{args.suite}.json")
+    return 0
+
+
+def _keep(record: dict[str, Any], path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    print(f"\nkept in {path.name}")
+
+
+def _chosen(only: str | None, names: Sequence[str]) -> list[str]:
+    """Raises: ValueError if no name holds what was asked for."""
+    chosen = [name for name in names if only is None or only in name]
+    if not chosen:
+        raise ValueError(f"no case has {only!r} in its name; there are {'; '.join(names)}")
+    return chosen
+
+
+def _kernels(args: argparse.Namespace) -> dict[str, Any] | None:
+    # torch and triton are asked for by those who measure kernels, and by nobody else.
+    try:
+        from reference_impl.bench import kernels
+    except ImportError as error:
+        print(f"engine bench kernels: {error.name} is not installed here", file=sys.stderr)
+        return None
+    try:
+        return kernels.measure(_chosen(args.only, kernels.case_names()), args.commit or commit(), print)
+    except NotHere as reason:
+        print(f"engine bench kernels: {reason}", file=sys.stderr)
+        return None
+
+
+def _memory(args: argparse.Namespace) -> dict[str, Any] | None:
+    record = measure(_chosen(args.only, list(CASES)))
+    if record is None:
+        return None
+    if args.commit is not None:
+        record["commit"] = args.commit
     print("\n".join(table(record)))
     for name in _missed(record):
         print(f"\n{name}: the goal is missed; where the time of one round went:")
         print(profile(CASES[name]))
         if CASES[name].note:
             print(CASES[name].note)
-    if args.only is None or args.json is not None:
-        path = args.json or RESULTS / f"{args.suite}.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-        print(f"\nkept in {path.name}")
-    return 0
+    return record
 
 
 def measure(names: Sequence[str]) -> dict[str, Any] | None:

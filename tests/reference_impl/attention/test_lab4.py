@@ -134,3 +134,24 @@ def test_a_window_that_hides_something_is_refused_and_one_that_does_not_is_serve
 def test_a_module_without_a_function_is_refused_by_name() -> None:
     with pytest.raises(ContractError, match="has no function paged_attention"):
         Lab4Attention(SimpleNamespace(store_kv=print))  # type: ignore[arg-type]
+
+
+def test_what_is_left_for_our_attention_is_a_batch_of_its_own_made_once_a_step() -> None:
+    batch, seen = Batch(MIXED), []
+
+    class Ours:
+        def attend(
+            self, query: Tensor, keys: Tensor, values: Tensor, metadata: Any, scale: float, **rest: Any
+        ) -> Tensor:
+            seen.append(metadata)
+            return query
+
+    attention = Lab4Attention(Honest())
+    attention._ours = Ours()  # type: ignore[assignment]
+    for _ in range(3):
+        attention.attend(batch.query, batch.key_cache, batch.value_cache, batch.metadata, 0.4)
+    assert len({id(metadata) for metadata in seen}) == 1
+    assert seen[0].cu_seqlens.tolist() == [0, 4, 7]
+    assert (seen[0].query_tokens, seen[0].context_tokens, seen[0].num_decodes) == ((4, 3), (4, 12), 0)
+    assert seen[0].slot_mapping.tolist() == batch.metadata.slot_mapping[2:].tolist()
+    assert seen[0].block_tables.shape[0] == seen[0].context_lens.shape[0] == 2
