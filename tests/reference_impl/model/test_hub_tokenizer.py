@@ -264,6 +264,16 @@ def test_metadata_that_cannot_be_used_name_the_key(smollm, change, message):
     assert "\n" not in str(caught.value)
 
 
+def test_a_word_that_no_merge_makes_is_a_token_only_where_the_family_says_so(llama3):
+    metadata = {**gguf_metadata(KINDS["llama3"], llama3), "tokenizer.ggml.add_bos_token": False}
+    merges = metadata["tokenizer.ggml.merges"]
+    lost = next(merge for merge in reversed(merges) if merge.replace(" ", "").isascii() and len(merge) > 3)
+    word = lost.replace(" ", "").replace("Ġ", " ")
+    fewer = {**metadata, "tokenizer.ggml.merges": [merge for merge in merges if merge != lost]}
+    assert len(from_gguf(fewer, "tiny.gguf").encode(word)) == 1
+    assert len(from_gguf({**fewer, "tokenizer.ggml.pre": "gpt2"}, "tiny.gguf").encode(word)) > 1
+
+
 def test_every_known_splitting_builds(smollm):
     metadata = gguf_metadata(KINDS["smollm"], smollm)
     for name in SPLITTINGS:
