@@ -99,7 +99,6 @@ def profile_memory(
     if not 0 < share <= 1:
         raise ValueError(f"memory share must be above 0 and at most 1, got {share}")
     one = block_bytes(loaded.config, block_size, model.dtype)
-    weights = model.num_parameters * model.dtype.itemsize
     free, step = free_bytes(model.device), None
     if budget_bytes is None:
         if free is None:
@@ -115,7 +114,7 @@ def profile_memory(
         what = f"no block of {block_size} tokens, which takes {shown_bytes(one)}"
         raise ValueError(f"{said} holds {what}: give more KV memory, or use smaller blocks")
     used_share = share if budget_bytes is None else None
-    return MemoryProfile(budget // one, block_size, one, weights, longest, free, step, used_share)
+    return MemoryProfile(budget // one, block_size, one, model.weight_bytes, longest, free, step, used_share)
 
 
 def free_bytes(device: torch.device) -> int | None:

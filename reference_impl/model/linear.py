@@ -57,11 +57,13 @@ class Linear:
             residual.add_(self.bias)
         residual.addmm_(x, self.weight.t())
 
-    def pack(self) -> None:
-        """Lay the matrix out for this CPU if it can be, and let go of the plain one; filled it can be no more."""
-        if can_be_packed(self.weight):
-            self._packed = PackedMatrix(self.weight)
-            self.weight = torch.empty(0)
+    def pack(self) -> bool:
+        """Lay the matrix out for this CPU and let go of the plain one, which ends filling. False: it stays plain."""
+        if not can_be_packed(self.weight):
+            return False
+        self._packed = PackedMatrix(self.weight)
+        self.weight = torch.empty(0)
+        return True
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
         """Published name -> a view of its part, to be filled. Raises: RuntimeError once it is packed."""

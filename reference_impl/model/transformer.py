@@ -27,7 +27,7 @@ from reference_impl.model.rope import Rotary
 class Transformer:
     """A decoder-only model. Its weights are whatever the memory held until they are filled through `weights()`.
 
-    num_parameters: numbers in the weights; tied ones count once.
+    num_parameters: numbers in the weights; tied ones count once. weight_bytes: what they take, copies included.
     """
 
     def __init__(
@@ -50,12 +50,14 @@ class Transformer:
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps, dtype=dtype, device=self.device)
         self.rotary = Rotary(config.rope, config.head_dim, dtype=dtype, device=self.device)
         self.num_parameters = sum(weight.numel() for _, weight in self.weights())
+        self.weight_bytes = self.num_parameters * dtype.itemsize
 
     def pack(self) -> None:
         """After the last weight was filled: see `Linear.pack`. Costs a second copy of a tied head's matrix."""
         for layer in self.layers:
             layer.pack()
-        self.head.pack()
+        if self.head.pack() and self.config.tied_embeddings:
+            self.weight_bytes += self.embedding.nbytes
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
         """Every weight under the name that Hugging Face's checkpoints give it -> the memory to fill.

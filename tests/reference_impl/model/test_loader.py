@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 
 from reference_impl.model.errors import ModelError
 from reference_impl.model.loader import find_model, load_model
+from reference_impl.model.packed import can_be_packed
 from reference_impl.model.safetensors_folder import INDEX, SafetensorsFolder
 from reference_impl.model.tiny import RandomCheckpoint, tiny_config
 from reference_impl.model.transformer import Transformer
@@ -278,8 +279,18 @@ def test_packing_changes_no_more_than_the_rounding() -> None:
         torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-4)
 
 
+def test_bytes_of_weights_count_the_copy_of_a_packed_tied_head() -> None:
+    checkpoint = RandomCheckpoint(tiny_config(tied_embeddings=True))
+    plain = Transformer(checkpoint.config)
+    packed = load_weights(checkpoint, dtype=torch.float32, device=CPU)
+    assert plain.weight_bytes == 4 * plain.num_parameters
+    assert packed.weight_bytes - plain.weight_bytes == (258 * 64 * 4 if can_be_packed(plain.embedding) else 0)
+
+
 def test_a_packed_model_has_nothing_to_fill_any_more() -> None:
     model = load_model("tiny").transformer
+    if not can_be_packed(model.embedding):
+        pytest.skip("this torch packs no matrices")
     before = model.num_parameters
     with pytest.raises(RuntimeError, match="packed"):
         dict(model.weights())
