@@ -18,6 +18,7 @@ from reference_impl.model.sampling import MAX_LOGPROBS, MAX_SEED, SamplingParams
 MAX_ANSWERS = 128
 """Of one call: prompts times n."""
 MAX_STOPS = 16
+MAX_STOP_TOKENS = 128
 DEFAULT_MAX_TOKENS = 16
 _LARGE = 2**31 - 1
 _PLAIN = (
@@ -90,7 +91,7 @@ class Call(Fields):
     top_k: Token | None = Field(None, description="Only the k likeliest tokens; 0 for all.")
     min_p: Annotated[Number, Field(ge=0, le=1)] | None = None
     repetition_penalty: Annotated[Number, Field(ge=0.01, le=100)] | None = None
-    stop_token_ids: Annotated[list[Token], Field(max_length=MAX_ANSWERS)] | None = None
+    stop_token_ids: Annotated[list[Token], Field(max_length=MAX_STOP_TOKENS)] | None = None
     ignore_eos: bool | None = Field(None, description="The model's end token is a token like any other.")
     cache_salt: Annotated[str, Field(min_length=1, max_length=256)] | None = Field(
         None, description="Prefixes are found again only by calls with the same salt."

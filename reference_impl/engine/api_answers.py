@@ -65,6 +65,12 @@ class Writer(Protocol):
         """All answers at once, each whole and with its index."""
 
 
+def finite(logprob: float | None) -> float:
+    """A log-probability that was asked for, as JSON can hold it: at least -9,999, as in OpenAI's answers."""
+    assert logprob is not None, "log-probabilities were asked for"
+    return max(logprob, -9_999.0)
+
+
 class TokenNames:
     """Tokens as text. A token may be a part of a character, and then it has no text of its own."""
 

@@ -13,7 +13,7 @@ from pydantic import Field
 from typing_extensions import TypedDict
 
 from reference_impl.engine.api import Call, Fields, Logprobs, MaxTokens, one_of
-from reference_impl.engine.api_answers import Head, TokenNames, UsageBody
+from reference_impl.engine.api_answers import Head, TokenNames, UsageBody, finite
 from reference_impl.engine.outputs import Piece
 from reference_impl.model.sampling import Sampled, SamplingParams
 from reference_impl.model.tokenizer import Tokenizer
@@ -218,10 +218,9 @@ class ChatWriter:
         return ChatLogprobs(content=[self._of_token(sampled) for sampled in piece.tokens])
 
     def _of_token(self, sampled: Sampled) -> ChatTokenLogprob:
-        assert sampled.logprob is not None, "log-probabilities were asked for"
         mine = self._entry(sampled.token, sampled.logprob)
         return ChatTokenLogprob(**mine, top_logprobs=[self._entry(token, logprob) for token, logprob in sampled.top])
 
-    def _entry(self, token: int, logprob: float) -> ChatLogprob:
+    def _entry(self, token: int, logprob: float | None) -> ChatLogprob:
         raw = self._names.raw(token)
-        return ChatLogprob(token=self._names.text(token), logprob=logprob, bytes=list(raw) or None)
+        return ChatLogprob(token=self._names.text(token), logprob=finite(logprob), bytes=list(raw) or None)

@@ -13,7 +13,7 @@ from pydantic import Field
 from typing_extensions import TypedDict
 
 from reference_impl.engine.api import DEFAULT_MAX_TOKENS, Call, Logprobs, MaxTokens, Token, one_of
-from reference_impl.engine.api_answers import Head, TokenNames, UsageBody
+from reference_impl.engine.api_answers import Head, TokenNames, UsageBody, finite
 from reference_impl.engine.outputs import Piece
 from reference_impl.model.sampling import SamplingParams
 from reference_impl.model.tokenizer import Tokenizer
@@ -148,15 +148,12 @@ class CompletionWriter:
         offsets = self._offsets.setdefault(index, Offsets())
         return CompletionLogprobs(
             tokens=[names.key(sampled.token) for sampled in piece.tokens],
-            token_logprobs=[_known(sampled.logprob) for sampled in piece.tokens],
-            top_logprobs=[{names.key(token): logprob for token, logprob in sampled.top} for sampled in piece.tokens],
+            token_logprobs=[finite(sampled.logprob) for sampled in piece.tokens],
+            top_logprobs=[
+                {names.key(token): finite(logprob) for token, logprob in sampled.top} for sampled in piece.tokens
+            ],
             text_offset=[offsets.next(names.raw(sampled.token)) for sampled in piece.tokens],
         )
-
-
-def _known(logprob: float | None) -> float:
-    assert logprob is not None, "log-probabilities were asked for"
-    return logprob
 
 
 class Offsets:

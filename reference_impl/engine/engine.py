@@ -162,10 +162,12 @@ class Engine:
         group = self._groups.get(index(request))
         if group is None:
             raise KeyError(f"no request {request}")
-        group.unforked = 0
+        # Answers that were to begin as forks of the first have an end too, though nobody else ever knew them.
+        unborn = self._unborn(group.live[0]) if group.unforked else []
         for answer in list(group.live.values()):
-            self.scheduler.abort(answer.identity)
-            self._forget(answer)
+            if answer not in unborn:
+                self.scheduler.abort(answer.identity)
+                self._forget(answer)
             self._ended.append(answer.end(reason))
         del self._groups[group.request]
 

@@ -47,6 +47,8 @@ def make_server(engine: Engine, settings: ServerSettings, *, drain_s: float) -> 
         access_log=False,
         server_header=False,
         lifespan="on",
+        # Strict with what is no HTTP, and the same one on every machine.
+        http="h11",
         timeout_graceful_shutdown=math.ceil(drain_s) + _WRITE_S,
     )
     return Server(config, served)

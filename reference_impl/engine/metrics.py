@@ -85,7 +85,9 @@ class Metrics:
         self._hits = self._counter("prefix_cache_hits", "Prompt tokens found there.")
         self._generation_tokens = self._counter("generation_tokens", "Tokens made.")
         self._finished = self._labelled_counter("vllm:request_success", "Answers that ended.", "finished_reason")
-        self._refused = self._labelled_counter("engine:requests_refused", "Calls that were not taken.", "kind")
+        self._refused = self._labelled_counter(
+            "engine:requests_refused", "Calls that could be read and were not taken.", "kind"
+        )
         self._ttft = self._histogram("time_to_first_token_seconds", "From arrival to the first token.", _FIRST_S)
         self._itl = self._histogram("inter_token_latency_seconds", "Between two tokens of one answer.", _BETWEEN_S)
         self._tpot = self._histogram(

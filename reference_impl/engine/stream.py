@@ -128,4 +128,3 @@ class Stream:
         for (request, choice), waiting in self._waiting.items():
             last = waiting.last
             assert (last.request, last.choice) == (request, choice), f"a piece of {last.request} waits as {request}"
-            assert self._news.is_set(), f"a piece of {request} waits and its consumer sleeps"
