@@ -225,7 +225,7 @@ def _paged_decode(
     cut = cuts + share * FIELDS
     grain, stop, begin, end = tl.load(cut), tl.load(cut + 1), tl.load(cut + 2), tl.load(cut + 3)
     sequence, length = tl.load(cut + 4).to(tl.int64), tl.load(cut + 5)
-    total, units, heavy, weight = tl.load(cut + 6), tl.load(cut + 7), tl.load(cut + 8), tl.load(cut + 9)
+    total, shares = tl.load(cut + 6), tl.load(cut + 7)
     while grain < stop:
         until = tl.minimum(end, stop)
         # Asked for now and needed when this piece is done.
@@ -272,8 +272,8 @@ def _paged_decode(
             tl.store(partial_lse + at, top + tl.log2(weight_sum), mask=at_head < head_stop)
             # All threads have written before one of them counts; what it counts with makes that seen.
             tl.debug_barrier()
-            share_first = share_of(begin, heavy, weight, units, total)
-            share_last = share_of(end - 1, heavy, weight, units, total)
+            share_first = share_of(begin, shares, total)
+            share_last = share_of(end - 1, shares, total)
             counter = arrived + sequence * tl.num_programs(0) + lane
             before = tl.atomic_add(counter, 1, sem="acq_rel")
             if before == share_last - share_first:

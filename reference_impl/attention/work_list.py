@@ -36,8 +36,8 @@ NO_WINDOW = 2**31 - 1
 """A window that no context is longer than."""
 GRAIN_TOKENS = 16
 """Where shares may be cut. Finer than a tile, so that shares of few tiles are equal too."""
-CUT_FIELDS = 16
-"""Numbers of a share's cut, of which 10 are used: see `_cut`. A multiple of what memory moves at once."""
+CUT_FIELDS = 8
+"""Numbers of a share's cut: grain, stop, its first sequence's begin and end, that sequence, its length, total, shares."""
 _SEQUENCES = 128
 _SHARES = 32
 """What a program of the planner compares at once."""
@@ -47,19 +47,12 @@ _CPU_PROGRAMS = 8
 
 @dataclass(frozen=True)
 class Tuning:
-    """How the work is cut and run.
-
-    tile_tokens: what a program reads at a time. num_warps, num_stages: as Triton's. resident: programs that a
-    multiprocessor holds. Those that start first have shares of `weight` units; for each of them `light` more wait,
-    of one unit, and even out what the multiprocessors differ in.
-    """
+    """Tokens in a tile, warps and pipeline stages of a program, and programs on a multiprocessor."""
 
     tile_tokens: int
     num_warps: int
     num_stages: int
     resident: int
-    light: int
-    weight: int
 
 
 class WorkList:
@@ -100,8 +93,7 @@ class WorkList:
         self.tuning = tuning or tuning_for(head_dim, dtype)
         self.rows = rows_of(heads // kv_heads, head_dim)
         self.lanes = kv_heads * triton.cdiv(heads // kv_heads, self.rows)
-        self.heavy = max(1, (programs or _programs(device, self.tuning.resident)) // self.lanes)
-        self.shares = self.heavy * (1 + self.tuning.light)
+        self.shares = max(1, (programs or _programs(device, self.tuning.resident)) // self.lanes)
         # ends[i] is the first grain behind sequence i - 1; what a program needs to begin stands together in its cut.
         self.ends = torch.zeros(batch + 1, dtype=torch.int32, device=device)
         self.cuts = torch.zeros(self.shares, CUT_FIELDS, dtype=torch.int32, device=device)
@@ -126,8 +118,6 @@ class WorkList:
                 context_lens.stride(0),
                 self.batch,
                 self.shares,
-                self.heavy,
-                self.tuning.weight,
                 self.window,
                 FIELDS=CUT_FIELDS,
                 GRAIN=GRAIN_TOKENS,
@@ -164,7 +154,7 @@ def tuning_for(head_dim: int, dtype: torch.dtype) -> Tuning:
     """From the bytes of a token alone: shapes nobody measured are treated like those that were. See NOTES.md."""
     token_bytes = triton.next_power_of_2(head_dim) * dtype.itemsize
     tile_tokens = max(16, min(128, 16384 // token_bytes))
-    return Tuning(tile_tokens=tile_tokens, num_warps=4, num_stages=3, resident=2, light=1, weight=3)
+    return Tuning(tile_tokens=tile_tokens, num_warps=4, num_stages=3, resident=2)
 
 
 def _programs(device: torch.device, resident: int) -> int:
@@ -182,20 +172,21 @@ def _grains(context_lens, stride, sequence, batch, window, GRAIN: tl.constexpr):
 
 
 @triton.jit
-def _cut_at(share, heavy, weight, units, total):
-    """The first grain of a share."""
-    unit = tl.where(share < heavy, share * weight, heavy * weight + share - heavy)
-    return (unit.to(tl.int64) * total // units).to(tl.int32)
+def share_of(grain, shares, total):
+    """The share that holds a grain: the last that begins at or before it."""
+    return ((grain + 1).to(tl.int64) * shares - 1) // total
 
 
 @triton.jit
-def share_of(grain, heavy, weight, units, total):
-    """The share that holds a grain: of unit u, the last with u * total // units <= grain."""
-    unit = ((grain + 1).to(tl.int64) * units - 1) // total
-    return tl.where(unit < heavy * weight, unit // weight, unit - heavy * weight + heavy)
+def _aligned(shares, batch):
+    """For sequences of one length: the most shares, not many fewer, that leave each whole or cut all alike."""
+    together = tl.cdiv(batch, shares)
+    whole = tl.where(batch % together == 0, batch // together, 0)
+    alike = tl.where(batch <= shares, shares // batch * batch, whole)
+    return tl.where(alike * 16 >= shares * 15, alike, shares)
 
 
-@triton.jit(do_not_specialize=["batch", "num_shares", "num_heavy", "weight", "window"])
+@triton.jit(do_not_specialize=["batch", "num_shares", "window"])
 def _cut(
     context_lens,
     ends,
@@ -203,8 +194,6 @@ def _cut(
     stride,
     batch,
     num_shares,
-    num_heavy,
-    weight,
     window,
     FIELDS: tl.constexpr,
     GRAIN: tl.constexpr,
@@ -218,20 +207,18 @@ def _cut(
     the GRAINS of a tile: with little to read, fewer pieces are merged.
     """
     lane = tl.arange(0, SEQUENCES)
-    total = 0
+    total, most = 0, 0
     for start in range(0, batch, SEQUENCES):
-        total += tl.sum(_grains(context_lens, stride, start + lane, batch, window, GRAIN), 0)
+        grains = _grains(context_lens, stride, start + lane, batch, window, GRAIN)
+        total += tl.sum(grains, 0)
+        most = tl.maximum(most, tl.max(grains, 0))
 
     share = tl.program_id(0) * SHARES + tl.arange(0, SHARES)
-    # In units: a heavy share has `weight` of them, a light one 1. With less than a tile for a unit, all are equal.
-    units = num_heavy * weight + num_shares - num_heavy
-    few = total < units * GRAINS
-    least = tl.minimum(tl.cdiv(total, GRAINS), num_heavy)
-    shares, heavy = tl.where(few, least, num_shares), tl.where(few, least, num_heavy)
-    units, weight = tl.where(few, least, units), tl.where(few, 1, weight)
+    shares = tl.minimum(tl.cdiv(total, GRAINS), num_shares)
+    shares = tl.where(most.to(tl.int64) * batch == total, _aligned(shares, batch), shares)
     # A share behind the last has nothing: it begins and stops at the end.
-    grain = _cut_at(tl.minimum(share, shares), heavy, weight, units, total)
-    stop = _cut_at(tl.minimum(share + 1, shares), heavy, weight, units, total)
+    grain = (tl.minimum(share, shares).to(tl.int64) * total // shares).to(tl.int32)
+    stop = (tl.minimum(share + 1, shares).to(tl.int64) * total // shares).to(tl.int32)
     sequence = tl.zeros((SHARES,), dtype=tl.int32)
     begin = tl.zeros((SHARES,), dtype=tl.int32)
     end = tl.full((SHARES,), 2**31 - 1, dtype=tl.int32)
@@ -256,6 +243,4 @@ def _cut(
     tl.store(cut + 4, sequence, mask=mine)
     tl.store(cut + 5, length, mask=mine)
     tl.store(cut + 6, same + total, mask=mine)
-    tl.store(cut + 7, same + units, mask=mine)
-    tl.store(cut + 8, same + heavy, mask=mine)
-    tl.store(cut + 9, same + weight, mask=mine)
+    tl.store(cut + 7, same + shares, mask=mine)

@@ -49,7 +49,7 @@ for name, dtype, constants in json.loads(sys.argv[1]):
 """
 
 DECODE = {
-    "FIELDS": 16,
+    "FIELDS": 8,
     "GRAIN": 16,
     "BLOCK_SIZE": 16,
     "PIECES": 4,
@@ -60,12 +60,12 @@ DECODE = {
 
 
 CASES: dict[str, tuple[str, str, dict[str, object]]] = {
-    "cut": ("cut", "i32", {"FIELDS": 16, "GRAIN": 16, "GRAINS": 4, "SEQUENCES": 128, "SHARES": 32}),
+    "cut": ("cut", "i32", {"FIELDS": 8, "GRAIN": 16, "GRAINS": 4, "SEQUENCES": 128, "SHARES": 32}),
     "cut of one": (
         "cut",
         "i32",
-        {"FIELDS": 16, "GRAIN": 16, "GRAINS": 1, "SEQUENCES": 128, "SHARES": 32}
-        | dict.fromkeys(("stride", "batch", "num_shares", "num_heavy", "weight", "window"), 1),
+        {"FIELDS": 8, "GRAIN": 16, "GRAINS": 1, "SEQUENCES": 128, "SHARES": 32}
+        | dict.fromkeys(("stride", "batch", "num_shares", "window"), 1),
     ),
     "store": (
         "store",

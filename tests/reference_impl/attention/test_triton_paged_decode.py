@@ -39,13 +39,13 @@ def shapes(draw: st.DrawFn) -> dict[str, object]:
     }
 
 
-@given(shape=shapes(), programs=st.integers(1, 24), light=st.integers(0, 2), weight=st.integers(1, 5))
+@given(shape=shapes(), programs=st.integers(1, 24))
 @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_it_is_what_the_definition_says_for_any_shape_type_window_and_number_of_shares(
-    device: torch.device, shape: dict[str, object], programs: int, light: int, weight: int
+    device: torch.device, shape: dict[str, object], programs: int
 ) -> None:
     problem = drawn(**shape, device=device)  # type: ignore[arg-type]
-    tuning = Tuning(tile_tokens=16, num_warps=4, num_stages=2, resident=1, light=light, weight=weight)
+    tuning = Tuning(tile_tokens=16, num_warps=4, num_stages=2, resident=1)
     check(problem, run(problem, work_for(problem, programs=programs, tuning=tuning)))
 
 

@@ -13,7 +13,7 @@ from reference_impl.attention.work_list import GRAIN_TOKENS, Tuning, WorkList, r
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-TUNING = Tuning(tile_tokens=32, num_warps=4, num_stages=2, resident=1, light=0, weight=1)
+TUNING = Tuning(tile_tokens=32, num_warps=4, num_stages=2, resident=1)
 
 
 def cut(lengths: list[int], device: torch.device, *, window: int | None = None, programs: int, tuning: Tuning = TUNING):  # type: ignore[no-untyped-def]
@@ -43,21 +43,33 @@ def test_shares_cover_every_grain_once_and_differ_by_one_at_most(
     sizes = [stop - start for start, stop, *_ in work.cuts.tolist() if stop > start]
     assert sum(sizes) == sum(counts)
     assert max(sizes) - min(sizes) <= 1
-    # As many shares as there are programs, unless that would leave them less than a tile.
-    assert len(sizes) == min(programs, -(-sum(counts) // 2))
+    # As many shares as there are programs, unless that would leave them less than a tile or lengths are all one.
+    most = min(programs, -(-sum(counts) // 2))
+    assert most * 15 <= len(sizes) * 16 if len(set(counts)) == 1 else len(sizes) == most
 
 
-def test_heavy_shares_have_their_weight_and_light_ones_are_many(device: torch.device) -> None:
-    tuning = Tuning(tile_tokens=32, num_warps=4, num_stages=2, resident=1, light=2, weight=4)
-    work = cut([16 * 6 * 10 * 5], device, programs=5, tuning=tuning)
-    sizes = [stop - start for start, stop, *_ in work.cuts.tolist()]
-    assert sizes == [40] * 5 + [10] * 10
-
-
-def test_with_little_to_read_all_shares_are_equal_and_few(device: torch.device) -> None:
-    tuning = Tuning(tile_tokens=32, num_warps=4, num_stages=2, resident=1, light=2, weight=4)
-    sizes = [stop - start for start, stop, *_ in cut([70], device, programs=50, tuning=tuning).cuts.tolist()]
+def test_with_little_to_read_shares_are_few(device: torch.device) -> None:
+    sizes = [stop - start for start, stop, *_ in cut([70], device, programs=50).cuts.tolist()]
     assert [size for size in sizes if size] == [1, 2, 2]
+
+
+@pytest.mark.parametrize(("batch", "programs", "shares"), [(64, 33, 32), (64, 66, 64), (8, 33, 32), (256, 33, 32)])
+def test_sequences_of_one_length_are_left_whole_or_cut_alike(
+    device: torch.device, batch: int, programs: int, shares: int
+) -> None:
+    work = cut([640] * batch, device, programs=programs)
+    cuts = [row for row in work.cuts.tolist() if row[0] < row[1]]
+    assert len(cuts) == shares
+    whole = shares <= batch
+    assert all(grain == begin for grain, _, begin, *_ in cuts) == whole
+    # One length that is not, and every program is needed.
+    uneven = cut([640] * (batch - 1) + [600], device, programs=programs)
+    assert len([row for row in uneven.cuts.tolist() if row[0] < row[1]]) == programs
+
+
+def test_sequences_of_one_length_are_cut_where_whole_ones_would_leave_programs_idle(device: torch.device) -> None:
+    work = cut([640] * 20, device, programs=33)
+    assert len([row for row in work.cuts.tolist() if row[0] < row[1]]) == 33
 
 
 def test_one_long_sequence_among_many_short_ones_is_read_by_many(device: torch.device) -> None:
