@@ -293,3 +293,32 @@ def test_a_count_of_free_blocks_that_drifts_breaks_an_invariant() -> None:
     kept.admit(demand(1, PROMPT), 10)
     with pytest.raises(AssertionError, match="I1: Drifts counts 6 free blocks, 3 of 8 are in tables"):
         kept.check_invariants()
+
+
+def test_a_content_that_was_overwritten_is_not_there_any_more() -> None:
+    class Remembers:
+        """Says that the third request finds what the first computed, in blocks that the second was given since."""
+
+        def __init__(self) -> None:
+            self.num_free_blocks = BLOCKS
+
+        def acquire(self, seq: int, tokens: list[int], salt: str = "") -> int:
+            return 8 if seq == 2 else 0
+
+        def commit(self, seq: int, num_tokens: int) -> None:
+            """It remembers everything anyway."""
+
+        def release(self, seq: int) -> None:
+            """Nothing is ever held."""
+
+        def block_table(self, seq: int) -> list[int]:
+            return [0, 1, 2]
+
+    kept = PrefixCacheMemory(Remembers(), BLOCKS, SIZE)
+    for request, tokens in ((1, PROMPT), (2, [99 - token for token in PROMPT])):
+        kept.admit(demand(request, tokens), 10)
+        if request == 1:
+            kept.commit(1, 10)
+        kept.free(request)
+    with pytest.raises(ContractError, match="found block 0 for a prefix that was not computed there"):
+        kept.admit(demand(3, PROMPT), 10)
