@@ -37,7 +37,7 @@ NO_WINDOW = 2**31 - 1
 GRAIN_TOKENS = 16
 """Where shares may be cut. Finer than a tile, so that shares of few tiles are equal too."""
 CUT_FIELDS = 8
-"""Numbers of a share's cut: grain, stop, its first sequence's begin and end, that sequence, its length, total, shares."""
+"""Numbers of a share's cut: grain, stop, begin and end of its first sequence, which, how long, total, shares."""
 _SEQUENCES = 128
 _SHARES = 32
 """What a program of the planner compares at once."""
@@ -215,7 +215,7 @@ def _cut(
 
     share = tl.program_id(0) * SHARES + tl.arange(0, SHARES)
     shares = tl.minimum(tl.cdiv(total, GRAINS), num_shares)
-    shares = tl.where(most.to(tl.int64) * batch == total, _aligned(shares, batch), shares)
+    shares = tl.where(tl.cast(most, tl.int64) * batch == total, _aligned(shares, batch), shares)
     # A share behind the last has nothing: it begins and stops at the end.
     grain = (tl.minimum(share, shares).to(tl.int64) * total // shares).to(tl.int32)
     stop = (tl.minimum(share + 1, shares).to(tl.int64) * total // shares).to(tl.int32)

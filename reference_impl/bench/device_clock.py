@@ -55,7 +55,10 @@ def copy_bytes_per_s() -> float:
     """Bytes read and written a second by the fastest of several copies of 2 GiB, torch's own among them."""
     source = torch.randint(0, 127, (_CEILING_BYTES // 4,), dtype=torch.int32, device="cuda")
     target = torch.empty_like(source)
-    calls = [partial(target.copy_, source), *(partial(_copy, source, target, warps) for warps in (4, 8))]
+    calls: list[Callable[[], object]] = [
+        partial(target.copy_, source),
+        *(partial(_copy, source, target, warps) for warps in (4, 8)),
+    ]
     return 2 * _CEILING_BYTES / min(replay_s([call]) for call in calls)
 
 
