@@ -70,34 +70,34 @@ def _ask(row: Mapping[str, Any], tokenizer: Tokenizer, params: SamplingParams, c
     return Ask(_ids(row, tokenizer, chat), replace(params, **wishes), salt)
 
 
+_KINDS: dict[str, tuple[type, ...]] = {
+    **dict.fromkeys(("temperature", "top_p", "min_p"), (int, float)),
+    **dict.fromkeys(("presence_penalty", "frequency_penalty", "repetition_penalty"), (int, float)),
+    "stop": (str, list),
+    "stop_token_ids": (list,),
+    "logit_bias": (dict,),
+    "ignore_eos": (bool,),
+}
+"""Sampling parameter -> what JSON may have for it; integers where nothing is said."""
+
+
 def _wish(name: str, value: Any) -> Any:
     """A sampling parameter as JSON has it, as the type that it is. Raises: TypeError naming it."""
-    wanted = {
-        "temperature": (int, float),
-        "top_p": (int, float),
-        "min_p": (int, float),
-        "presence_penalty": (int, float),
-        "frequency_penalty": (int, float),
-        "repetition_penalty": (int, float),
-        "stop": (str, list),
-        "stop_token_ids": (list,),
-        "logit_bias": (dict,),
-        "ignore_eos": (bool,),
-    }.get(name, (int,))
-    if not isinstance(value, wanted) or (isinstance(value, bool) and bool not in wanted):
+    wanted = _KINDS.get(name, (int,))
+    # For Python a truth value is an integer too.
+    if type(value) not in wanted:
         raise TypeError(f"{name} must be {' or '.join(kind.__name__ for kind in wanted)}, got {value!r}")
     if name == "stop":
-        texts = [value] if isinstance(value, str) else value
-        if not all(isinstance(text, str) for text in texts):
-            raise TypeError(f"stop must hold strings, got {value!r}")
-        return tuple(texts)
+        return _all(str, name, [value] if type(value) is str else value)
     if name == "stop_token_ids":
-        if not all(isinstance(token, int) for token in value):
-            raise TypeError(f"stop_token_ids must hold integers, got {value!r}")
-        return tuple(value)
-    if name == "logit_bias":
-        return _biases(value)
-    return value
+        return _all(int, name, value)
+    return _biases(value) if name == "logit_bias" else value
+
+
+def _all(kind: type, name: str, values: list[Any]) -> tuple[Any, ...]:
+    if wrong := [value for value in values if type(value) is not kind]:
+        raise TypeError(f"{name} must hold {kind.__name__} only, got {wrong[0]!r}")
+    return tuple(values)
 
 
 def _biases(value: Mapping[str, Any]) -> dict[int, float]:

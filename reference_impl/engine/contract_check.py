@@ -151,12 +151,12 @@ def _try_attention(backend: Any) -> None:
         tables[row, : len(own)] = torch.tensor(own, dtype=torch.int32)
         slots = torch.tensor([own[t // block_size] * block_size + t % block_size for t in range(context)] + [-1])
         key, value = (torch.randn(context + 1, kv_heads, dim, generator=make) for _ in range(2))
-        expected = [key_cache.clone(), value_cache.clone()]
-        store_kv(key, value, *expected, slots)
+        right_keys, right_values = key_cache.clone(), value_cache.clone()
+        store_kv(key, value, right_keys, right_values, slots)
         backend.store_kv(key, value, key_cache, value_cache, slots)
         same = all(
             torch.equal(got.nan_to_num(7e7), right.nan_to_num(7e7))
-            for got, right in zip((key_cache, value_cache), expected, strict=True)
+            for got, right in ((key_cache, right_keys), (value_cache, right_values))
         )
         _expect(same, f"store_kv of {context} tokens and one with slot -1 writes their slots and nothing else")
     query, out = torch.randn(len(contexts), heads, dim, generator=make), torch.full((len(contexts), heads, dim), 7e7)
