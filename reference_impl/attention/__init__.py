@@ -1,6 +1,7 @@
 """Attention over keys and values that lie in blocks.
 
-Owns: attention as the definition says it, in torch, for contiguous and for paged keys and values (`reference.py`): the
-oracle that kernels are held against, and what computes on a CPU. Knows nothing of who holds which block (`memory`), of
-models or of speed. Start with `reference.py`.
+Owns: attention as the definition says it, the oracle that all others are held against (`reference.py`); what a batch is
+(`metadata.py`) and what a model asks for (`backend.py`); attention in torch, which serves on a CPU
+(`torch_attention.py`), by a student's lab 4 (`lab4.py`), and in Triton (`paged_decode.py`, `store_kv.py`). Knows nothing
+of who holds which block (`memory`) or of models. Start with `reference.py`.
 """
