@@ -64,7 +64,7 @@ class ApiError(HTTPException):
         return ErrorDetail(message=str(self.detail), type=kind, param=self.param, code=self.code)
 
     def response(self) -> Response:
-        # In ASCII: a message may quote half of a character, which has no UTF-8.
+        # In ASCII, so that it can be sent whatever the message quotes: half of a character has no UTF-8.
         text = json.dumps(ErrorBody(error=self.detail_object()))
         return Response(text, self.status_code, headers=self.headers, media_type="application/json")
 

@@ -111,6 +111,8 @@ def test_a_client_that_vanishes_is_aborted_and_frees_its_blocks(
     served.wait_until_idle()
     metrics = served.metrics()
     assert metrics[ABORTED] == 2
+    # A step that only says the last words computes nothing, and is none to the scheduler.
+    assert metrics["vllm:iteration_tokens_total_count"] == served.engine.scheduler.counters.steps
     assert metrics["vllm:generation_tokens_total"] < 3_000
 
 

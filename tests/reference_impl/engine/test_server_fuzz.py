@@ -124,7 +124,7 @@ def test_any_call_is_answered_or_refused_by_name(served: Served, call: tuple[str
 
 
 @given(body=st.binary(max_size=200) | JSON.map(lambda value: json.dumps(value).encode()))
-@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 def test_any_bytes_are_refused_in_the_same_form(served: Served, body: bytes) -> None:
     for path in PATHS:
         response = served.post(path, body, **SENT)
