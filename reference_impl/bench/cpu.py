@@ -3,7 +3,8 @@
 Owns: the goals, the record and how it is said. Knows nothing of how either figure is measured (`offline.py`,
 `concurrency.py`).
 
-    suite, date, commit, machine    as in record.py; machine also has threads, torch and transformers
+    suite, date, commit, machine    as in record.py; machine also has threads, torch, transformers, and waits: how a
+                 thread waits for the others, OpenMP's OMP_WAIT_POLICY, which decides on a machine that is not idle
     clock        "perf_counter": seconds on the wall, because both sides of a turn have the same neighbours
     offline      model, requests, useful_tokens, padded_share, turns (list of ours_s, theirs_s, gain, same), and of the
                  medians ours_tokens_per_s, theirs_tokens_per_s, gain; goal
@@ -18,7 +19,7 @@ import platform
 from collections.abc import Callable, Mapping
 from datetime import date
 from importlib.metadata import version
-from os import cpu_count
+from os import cpu_count, environ
 from typing import Any
 
 import torch
@@ -36,7 +37,7 @@ CONCURRENT_REQUESTS = 150
 
 _FIELDS = {
     "record": ("suite", "date", "commit", "machine", "clock", "offline", "concurrency"),
-    "machine": ("cpu", "cores", "threads", "python", "torch", "transformers"),
+    "machine": ("cpu", "cores", "threads", "waits", "python", "torch", "transformers"),
     "offline": (
         "model",
         "requests",
@@ -81,6 +82,7 @@ def measure(
             "cpu": cpu_model(),
             "cores": cpu_count() or 1,
             "threads": torch.get_num_threads(),
+            "waits": environ.get("OMP_WAIT_POLICY", "default").lower(),
             "python": platform.python_version(),
             "torch": torch.__version__,
             "transformers": version("transformers"),
