@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from enum import Enum
+from functools import partial
 from types import TracebackType
 from typing import Any, Protocol, TypeVar
 
@@ -55,6 +56,19 @@ class Observer(Protocol):
 
     def stepped(self, pieces: Sequence[Piece], report: StepReport, now_s: float) -> None:
         """A step ended at `now_s`."""
+
+
+def _all_or_none(engine: Engine, prompts: Sequence[Sequence[int]], add: Callable[[Sequence[int]], int]) -> list[int]:
+    """`add` each prompt; if one of them is refused, those before it are aborted before they have made a step."""
+    added: list[int] = []
+    try:
+        for prompt in prompts:
+            added.append(add(prompt))
+    except BaseException:
+        for request in added:
+            engine.abort(request)
+        raise
+    return added
 
 
 class AsyncEngine:
@@ -145,19 +159,9 @@ class AsyncEngine:
         arrival_s = self._clock()
         stream = Stream(self._abort)
 
-        def add(engine: Engine) -> Sequence[int]:
-            added: list[int] = []
-            try:
-                for prompt in prompts:
-                    request = engine.add(
-                        prompt, params, salt=salt, tenant=tenant, priority=priority, timeout_s=timeout_s
-                    )
-                    added.append(request)
-            except BaseException:
-                for request in added:
-                    engine.abort(request)
-                raise
-            return added
+        def add(engine: Engine) -> list[int]:
+            one = partial(engine.add, params=params, salt=salt, tenant=tenant, priority=priority, timeout_s=timeout_s)
+            return _all_or_none(engine, prompts, one)
 
         def admit(requests: Sequence[int]) -> None:
             for request, prompt in zip(requests, prompts, strict=True):

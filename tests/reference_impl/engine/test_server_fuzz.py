@@ -132,7 +132,7 @@ def calls(draw: st.DrawFn) -> tuple[str, dict[str, Any]]:
 
 
 @given(call=calls())
-@settings(max_examples=250, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 def test_any_call_is_answered_or_refused_by_name(served: Served, call: tuple[str, dict[str, Any]]) -> None:
     path, body = call
     response = served.post(path, body, **SENT)
