@@ -89,7 +89,7 @@ def built(loaded: LoadedModel, way: Way, longest_tokens: int) -> Built:
     """An engine for `way`; with plenty of memory unless the way asks for little."""
     settings = EngineSettings(model=loaded.name, max_tokens_per_step=512, debug=True)
     settings = replace(settings, **way.settings)
-    times = way.times_longest or 40.0
+    times = way.times_longest or 12.0
     bytes_per_token = loaded.config.kv_bytes_per_token(4)
     memory = math.ceil(times * longest_tokens / settings.block_size) * settings.block_size * bytes_per_token
     context = min(loaded.config.max_context_tokens, longest_tokens)

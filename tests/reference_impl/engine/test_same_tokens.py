@@ -59,7 +59,7 @@ class Case:
 
 
 @pytest.fixture(scope="module")
-def few(smollm2: LoadedModel) -> Case:
+def few(smollm2: LoadedModel, one_thread: None) -> Case:
     return Case(smollm2, **FEW)
 
 
