@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PORT ?= 8000
 
-.PHONY: course test test-long test-gpu mutants bench site labs serve-site clean lint sandbox browser model env
+.PHONY: course test test-long test-gpu mutants bench bench-gpu site labs serve-site clean lint sandbox browser model env
 .DEFAULT_GOAL := course
 
 course: env sandbox            ## environment, doctor, labs, sample class graded with hidden tests, site
@@ -39,6 +39,9 @@ lint: env
 test-gpu:                      ## everything that a GPU runner uses, on that runner's own Python
 	$(PYTHON) -m pytest tests/reference_impl tests/bugs tests/hidden tests/autograder/worker tests/autograder/sandbox \
 	    tests/autograder/judge tests/autograder/runners
+
+bench-gpu:                     ## the kernels beside a textbook's, torch's and the ceilings, on a GPU machine's own Python
+	PYTHONPATH=.:labs $(PYTHON) -m reference_impl.cli bench kernels
 
 site: env                      ## the book, into _build/html
 	$(BIN)/course site
