@@ -16,8 +16,8 @@ from pathlib import Path
 
 from reference_impl.bench import command as bench
 from reference_impl.engine import generate_command as generate
-from reference_impl.engine import serve_command as serve
-from reference_impl.engine import watch_command as watch
+from reference_impl.engine.server import command as serve
+from reference_impl.engine.watch import command as watch
 from reference_impl.model import command as model
 from reference_impl.sim import command as sim
 from reference_impl.subcommands import check_output

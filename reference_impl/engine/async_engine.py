@@ -49,7 +49,7 @@ class EngineStoppedError(RuntimeError):
 
 
 class Observer(Protocol):
-    """Who keeps count (`metrics.py`), on the event loop. Times are those of the engine's thread."""
+    """Who keeps count (`server/metrics.py`), on the event loop. Times are those of the engine's thread."""
 
     def admitted(self, request: int, prompt_tokens: int, arrival_s: float) -> None:
         """A request that arrived at `arrival_s` is in the engine."""

@@ -130,7 +130,7 @@ def _generate(args: argparse.Namespace) -> int:
 
 
 def _watching(stack: ExitStack, log: EventLog, console: Console) -> Callable[[], None]:
-    from reference_impl.engine.watch import Watch
+    from reference_impl.engine.watch.live import Watch
 
     return stack.enter_context(Watch(log, console)).update
 

@@ -88,6 +88,8 @@ def profile_memory(
 ) -> MemoryProfile:
     """Blocks from a budget, or from `share` of the memory that is free once the largest step has its part.
 
+    No more blocks than `max_running` requests of the longest length could fill, unless a budget asks for them: a pool
+    costs time for each block that it begins with.
     The step that is measured is a prompt of `max_tokens_per_step` tokens, or of the longest context if that is less,
     with `max_running` rows of logits.
     Raises: ValueError naming the numbers, if not one block fits, the budget is more than is free, an argument makes no
@@ -113,8 +115,11 @@ def profile_memory(
     if budget < one:
         what = f"no block of {block_size} tokens, which takes {shown_bytes(one)}"
         raise ValueError(f"{said} holds {what}: give more KV memory, or use smaller blocks")
-    used_share = share if budget_bytes is None else None
-    return MemoryProfile(budget // one, block_size, one, model.weight_bytes, longest, free, step, used_share)
+    num_blocks, used_share = budget // one, None
+    if budget_bytes is None:
+        used_share = share
+        num_blocks = min(num_blocks, at_least_one("max_running", max_running) * blocks_for(longest, block_size))
+    return MemoryProfile(num_blocks, block_size, one, model.weight_bytes, longest, free, step, used_share)
 
 
 def free_bytes(device: torch.device) -> int | None:

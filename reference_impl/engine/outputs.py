@@ -1,6 +1,6 @@
 """What comes out of the engine: pieces of answers, as plain data.
 
-Owns: the pieces, why an answer ends, and what a request used. Knows nothing of steps or of protocols (`server.py`
+Owns: the pieces, why an answer ends, and what a request used. Knows nothing of steps or of protocols (`server/app.py`
 translates).
 """
 

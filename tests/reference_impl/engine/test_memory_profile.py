@@ -42,10 +42,17 @@ def test_without_a_budget_it_is_the_share_of_what_is_free_without_the_largest_st
 ) -> None:
     asked: list[Any] = []
     monkeypatch.setattr(memory_profile, "step_bytes", lambda *given: asked.append(given) or 20 * MIB)
-    profile = profile_memory(tiny, block_size=16, share=0.5, max_tokens_per_step=512, max_running=9)
-    assert asked == [(tiny.transformer, 512, 9)]
+    profile = profile_memory(tiny, block_size=16, share=0.5, max_tokens_per_step=512, max_running=90)
+    assert asked == [(tiny.transformer, 512, 90)]
     assert profile.kv_bytes <= 40 * MIB < profile.kv_bytes + profile.block_bytes
     assert profile.lines()[1].endswith("largest step 20 MiB, free before 100 MiB, of which 50% may be used")
+
+
+def test_without_a_budget_there_are_no_more_blocks_than_all_who_run_could_fill(tiny: LoadedModel, system: Path) -> None:
+    profile = profile_memory(tiny, block_size=16, max_context_tokens=100, max_running=3)
+    assert profile.num_blocks == 3 * 7
+    asked_for = profile_memory(tiny, block_size=16, max_context_tokens=100, max_running=3, budget_bytes=MIB)
+    assert asked_for.kv_bytes == MIB
 
 
 def test_it_says_bytes_blocks_tokens_and_requests() -> None:

@@ -10,12 +10,12 @@ import pytest
 from fastapi import FastAPI
 
 from reference_impl.engine.async_engine import AsyncEngine
-from reference_impl.engine.metrics import Metrics
-from reference_impl.engine.server import ServerSettings, build_app
+from reference_impl.engine.server.app import ServerSettings, build_app
+from reference_impl.engine.server.metrics import Metrics
 from reference_impl.model.loader import LoadedModel
 from tests.reference_impl.engine.driving import tiny_engine
-from tests.reference_impl.engine.http_serving import PATIENCE_S, Served, events_of, serving
 from tests.reference_impl.engine.scripted_engine import ScriptedEngine
+from tests.reference_impl.engine.server.http_serving import PATIENCE_S, Served, events_of, serving
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 COMPLETIONS, CHAT = "/v1/completions", "/v1/chat/completions"

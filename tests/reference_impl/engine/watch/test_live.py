@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.console import Console
 
-from reference_impl.engine.watch import Watch
-from reference_impl.engine.watch_lines import Lines
+from reference_impl.engine.watch.lines import Lines
+from reference_impl.engine.watch.live import Watch
 from reference_impl.memory.events import EventLog
 from reference_impl.memory.kv_manager import KVManager
-from tests.reference_impl.engine.test_watch_view import number_behind
-from tests.reference_impl.engine.watch_logs import Driver, busy, printed, request_of
+from tests.reference_impl.engine.watch.logs import Driver, busy, printed, request_of
+from tests.reference_impl.engine.watch.test_view import number_behind
 
 
 class Clock:

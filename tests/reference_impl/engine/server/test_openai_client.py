@@ -9,7 +9,7 @@ import pytest
 
 from reference_impl.model.loader import LoadedModel
 from tests.reference_impl.engine.driving import tiny_engine
-from tests.reference_impl.engine.http_serving import PATIENCE_S, Served, serving
+from tests.reference_impl.engine.server.http_serving import PATIENCE_S, Served, serving
 
 openai = pytest.importorskip("openai")
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from labkit.event_log import Event
-from reference_impl.engine.watch_letters import LETTERS, Letters
-from reference_impl.engine.watch_state import (
+from reference_impl.engine.watch.letters import LETTERS, Letters
+from reference_impl.engine.watch.state import (
     Kind,
     blocks_of,
     cells_of,
@@ -23,7 +23,7 @@ from reference_impl.engine.watch_state import (
 from reference_impl.memory.events import EventLog
 from reference_impl.memory.kv_manager import KVManager
 from reference_impl.memory.kv_memory import Demand
-from tests.reference_impl.engine.watch_logs import SIZE, forked, served, states
+from tests.reference_impl.engine.watch.logs import SIZE, forked, served, states
 
 
 def kind_by_definition(state: dict[str, Any], block: int) -> Kind:

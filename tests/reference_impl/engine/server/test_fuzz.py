@@ -12,16 +12,16 @@ import schemathesis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from reference_impl.engine.api import Call
-from reference_impl.engine.api_chat import ChatCall
-from reference_impl.engine.api_completions import CompletionCall
 from reference_impl.engine.async_engine import AsyncEngine
-from reference_impl.engine.metrics import Metrics
-from reference_impl.engine.server import ServerSettings, build_app
+from reference_impl.engine.server.app import ServerSettings, build_app
+from reference_impl.engine.server.call import Call
+from reference_impl.engine.server.chat import ChatCall
+from reference_impl.engine.server.completions import CompletionCall
+from reference_impl.engine.server.metrics import Metrics
 from reference_impl.model.loader import LoadedModel
 from tests.reference_impl.engine.driving import tiny_engine
-from tests.reference_impl.engine.http_serving import Served, events_of, serving
 from tests.reference_impl.engine.scripted_engine import ScriptedEngine
+from tests.reference_impl.engine.server.http_serving import Served, events_of, serving
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 KEY = "s3cret"

@@ -19,7 +19,7 @@ from reference_impl.subcommands import Commands
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from reference_impl.engine.watch_replay import Replay
+    from reference_impl.engine.watch.replay import Replay
 
 _DESCRIPTION = """Show what happened to KV memory, event by event: which request holds which block, who waits, what was
 preempted, copied and evicted. LOG.json is a log with states, as `engine generate --events LOG.json` writes one. Where
@@ -47,7 +47,7 @@ def _watch(args: argparse.Namespace) -> int:
     try:
         from rich.console import Console
 
-        from reference_impl.engine.watch_replay import Replay
+        from reference_impl.engine.watch.replay import Replay
     except ModuleNotFoundError as error:
         raise ValueError(f"this command needs {error.name}: install the package with its extra [engine]") from None
     events = read_events(args.log)
@@ -81,8 +81,8 @@ def _checked_speed(args: argparse.Namespace) -> float:
 
 
 def _play(replay: Replay, first: int, last: int, speed: float, stepping: bool, console: Console) -> None:
-    from reference_impl.engine.watch_keys import Keys
-    from reference_impl.engine.watch_replay import Play
+    from reference_impl.engine.watch.keys import Keys
+    from reference_impl.engine.watch.replay import Play
 
     with ExitStack() as stack:
         keys = stack.enter_context(Keys(sys.stdin.fileno())) if sys.stdin.isatty() else None

@@ -1,7 +1,7 @@
 """A log of KV memory, played in the terminal.
 
-Owns: which event is shown when, and what keys do. Knows nothing of files (`watch_command.py`) or of drawing
-(`watch_view.py`). Events have the numbers that `labkit.event_log` gives them, from 0. Only the last event of a call has
+Owns: which event is shown when, and what keys do. Knows nothing of files (`command.py`) or of drawing
+(`view.py`). Events have the numbers that `labkit.event_log` gives them, from 0. Only the last event of a call has
 a state: the others are shown with it too, because their sentences tell how it came about.
 Cost of a step forward: O(its events) and a picture; of a step back: O(the events before it).
 """
@@ -16,10 +16,10 @@ from rich.console import Console
 from rich.live import Live
 
 from labkit.event_log import Event, check_log
-from reference_impl.engine.watch import requests_of
-from reference_impl.engine.watch_letters import Letters
-from reference_impl.engine.watch_state import Frame, Tally, tally_of
-from reference_impl.engine.watch_view import View
+from reference_impl.engine.watch.letters import Letters
+from reference_impl.engine.watch.live import requests_of
+from reference_impl.engine.watch.state import Frame, Tally, tally_of
+from reference_impl.engine.watch.view import View
 
 _SHORTEST_S, _LONGEST_S = 0.04, 0.25
 """Between two looks at the clock: no eye needs more pictures, and a terminal may have another size by then."""

@@ -8,12 +8,12 @@ from dataclasses import replace
 import pytest
 
 from reference_impl.engine.engine import StepReport
-from reference_impl.engine.metrics import Metrics, Snapshot
 from reference_impl.engine.outputs import FinishReason, Piece, Usage
+from reference_impl.engine.server.metrics import Metrics, Snapshot
 from reference_impl.model.loader import LoadedModel
 from reference_impl.model.sampling import Sampled
 from tests.reference_impl.engine.driving import GREEDY, tiny_engine
-from tests.reference_impl.engine.http_serving import samples_of, serving
+from tests.reference_impl.engine.server.http_serving import samples_of, serving
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 IDLE = Snapshot(running=0, waiting=0, waiting_by_reason={}, kv_usage=0.0, preemptions=0)

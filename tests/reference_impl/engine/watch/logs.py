@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from labkit.event_log import KINDS, Event
-from reference_impl.engine.watch_view import View
+from reference_impl.engine.watch.view import View
 from reference_impl.memory.events import EventLog
 from reference_impl.memory.kv_manager import KVManager
 from reference_impl.memory.kv_memory import Demand

@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 
 from reference_impl.cli import main
-from reference_impl.engine.serve_command import KEY_VARIABLE, listen
-from tests.reference_impl.engine.test_server_clients import read_until
+from reference_impl.engine.server.command import KEY_VARIABLE, listen
+from tests.reference_impl.engine.server.test_clients import read_until
 
 pytest.importorskip("uvicorn")
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[4]
 PATIENCE_S = 60
 
 

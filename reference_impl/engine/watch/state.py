@@ -1,7 +1,7 @@
 """What a state of the event log says of every block and every request, before anybody draws it.
 
 Owns: the kinds of blocks, the folding of a large pool into cells, the rows of requests, and the tally of what happened
-so far. Knows nothing of terminals (`watch_view.py`), nor of the engine: it reads `labkit.event_log` and nothing else.
+so far. Knows nothing of terminals (`view.py`), nor of the engine: it reads `labkit.event_log` and nothing else.
 A state may be wrong, and is shown as it is: what names no block of the pool is left out, and nothing is repaired.
 Cost: O(num_blocks + blocks in tables) a state, O(1) an event.
 """

@@ -1,8 +1,8 @@
 """A moment of KV memory, laid out for the width and height of a terminal.
 
 Owns: what stands where, and what gives way when there is little room. Knows nothing of time, keys or where a frame
-comes from; cells are drawn by `watch_grid.py`. From 120 columns on the requests stand beside the memory.
-Cost of a picture: O(num_blocks + blocks in tables + its lines); `watch.py` has milliseconds.
+comes from; cells are drawn by `grid.py`. From 120 columns on the requests stand beside the memory.
+Cost of a picture: O(num_blocks + blocks in tables + its lines); `live.py` has milliseconds.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.style import Style
 from rich.text import Text
 
-from reference_impl.engine.watch_grid import ASCII, CELL_COLUMNS, UNICODE, Glyphs, grid, meanings, style_of
-from reference_impl.engine.watch_state import (
+from reference_impl.engine.watch.grid import ASCII, CELL_COLUMNS, UNICODE, Glyphs, grid, meanings, style_of
+from reference_impl.engine.watch.state import (
     Counts,
     Frame,
     Row,

@@ -1,6 +1,6 @@
 """The blocks of a pool as rows of cells, and what the glyphs mean.
 
-Owns: glyphs and colours. Knows nothing of layout (`watch_view.py`). Colour only repeats what a glyph says. A cell is
+Owns: glyphs and colours. Knows nothing of layout (`view.py`). Colour only repeats what a glyph says. A cell is
 three columns: who holds the block, how full it is, and a gap.
 
     A█ held by the one request with letter A, full      ○█ held by nobody, its content would be found again
@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from rich.style import Style
 from rich.text import Text
 
-from reference_impl.engine.watch_letters import LETTERS
-from reference_impl.engine.watch_state import Cell, Kind
+from reference_impl.engine.watch.letters import LETTERS
+from reference_impl.engine.watch.state import Cell, Kind
 
 CELL_COLUMNS = 3
 MIXED, LOST, MANY = "*", "?", "+"

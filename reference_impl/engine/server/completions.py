@@ -12,9 +12,9 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 from typing_extensions import TypedDict
 
-from reference_impl.engine.api import DEFAULT_MAX_TOKENS, Call, Logprobs, MaxTokens, Token, one_of
-from reference_impl.engine.api_answers import Head, TokenNames, UsageBody, finite
 from reference_impl.engine.outputs import Piece
+from reference_impl.engine.server.answers import Head, TokenNames, UsageBody, finite
+from reference_impl.engine.server.call import DEFAULT_MAX_TOKENS, Call, Logprobs, MaxTokens, Token, one_of
 from reference_impl.model.sampling import SamplingParams
 from reference_impl.model.tokenizer import Tokenizer
 

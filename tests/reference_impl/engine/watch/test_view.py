@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from labkit.event_log import Event, check_log
-from reference_impl.engine.watch_letters import Letters
-from reference_impl.engine.watch_replay import Replay
-from reference_impl.engine.watch_state import Kind, blocks_of, counts_of, tally_of
+from reference_impl.engine.watch.letters import Letters
+from reference_impl.engine.watch.replay import Replay
+from reference_impl.engine.watch.state import Kind, blocks_of, counts_of, tally_of
 from reference_impl.memory.events import EventLog
 from reference_impl.memory.kv_manager import KVManager
 from reference_impl.memory.kv_memory import Demand
-from tests.reference_impl.engine.watch_logs import cells, forked, logs, printed, served
+from tests.reference_impl.engine.watch.logs import cells, forked, logs, printed, served
 
 BARS = " ▁▂▃▄▅▆▇█"
 

@@ -8,9 +8,9 @@ import re
 import pytest
 from rich.console import Console
 
-from reference_impl.engine.watch_replay import Play, Replay
-from reference_impl.engine.watch_state import tally_of
-from tests.reference_impl.engine.watch_logs import served
+from reference_impl.engine.watch.replay import Play, Replay
+from reference_impl.engine.watch.state import tally_of
+from tests.reference_impl.engine.watch.logs import served
 
 
 class Hands:

@@ -1,7 +1,7 @@
 """The OpenAI API over an engine.
 
-Owns: the routes, and the way of one call through them. Knows nothing of sockets (`serve_command.py`), of fields
-(`api_completions.py`, `api_chat.py`) or of steps.
+Owns: the routes, and the way of one call through them. Knows nothing of sockets (`command.py`), of fields
+(`completions.py`, `chat.py`) or of steps.
 
     Guard ──> Call (pydantic) ──> ids, SamplingParams ──> AsyncEngine.submit ──> Stream ──> Writer ──> JSON or events
     401, 413  400 by name         400                     400, 429, 503          a client that goes aborts it
@@ -23,17 +23,17 @@ from fastapi import FastAPI, Request, Response, Security
 from fastapi.security import HTTPBearer
 from typing_extensions import TypedDict
 
-from reference_impl.engine.api import MAX_ANSWERS, Call
-from reference_impl.engine.api_answers import UsageBody, Writer, usage_body
-from reference_impl.engine.api_chat import ChatCall, ChatCompletion, ChatWriter
-from reference_impl.engine.api_completions import Completion, CompletionCall, CompletionWriter
-from reference_impl.engine.api_errors import ApiError, ErrorBody, install
 from reference_impl.engine.async_engine import AsyncEngine, EngineStoppedError, State
 from reference_impl.engine.engine import RequestRefused
-from reference_impl.engine.event_stream import ClientGoneError, EventStream, while_connected
-from reference_impl.engine.guard import Guard
-from reference_impl.engine.metrics import CONTENT_TYPE, Metrics, Snapshot
 from reference_impl.engine.outputs import Piece, Usage
+from reference_impl.engine.server.answers import UsageBody, Writer, usage_body
+from reference_impl.engine.server.call import MAX_ANSWERS, Call
+from reference_impl.engine.server.chat import ChatCall, ChatCompletion, ChatWriter
+from reference_impl.engine.server.completions import Completion, CompletionCall, CompletionWriter
+from reference_impl.engine.server.errors import ApiError, ErrorBody, install
+from reference_impl.engine.server.event_stream import ClientGoneError, EventStream, while_connected
+from reference_impl.engine.server.guard import Guard
+from reference_impl.engine.server.metrics import CONTENT_TYPE, Metrics, Snapshot
 from reference_impl.engine.stream import Stream
 from reference_impl.model.sampling import SamplingParams
 
@@ -242,7 +242,9 @@ def build_app(served: AsyncEngine, settings: ServerSettings, metrics: Metrics) -
 
 def _answers(body: type) -> dict[int | str, dict[str, Any]]:
     """The responses of a call, for the OpenAPI document."""
-    events = {"text/event-stream": {"schema": {"type": "string"}}}
+    # Of one event, as those who read event streams have it: the JSON of a chunk, or [DONE], is its data.
+    event = {"type": "object", "properties": {"data": {"type": "string"}}, "required": ["data"]}
+    events = {"text/event-stream": {"schema": event}}
     success = {"description": "The answers, or events if stream is true.", "model": body, "content": events}
     return {200: success, **_errors(400, 401, 404, 413, 429, 503)}
 

@@ -1,7 +1,7 @@
 """KV memory in the terminal while the engine runs.
 
 Owns: how often a picture is drawn, and what is counted in between. Knows nothing of the engine: it reads an `EventLog`,
-from the thread that writes it. What is drawn is in `watch_view.py`; a log that is over is played by `watch_replay.py`.
+from the thread that writes it. What is drawn is in `view.py`; a log that is over is played by `replay.py`.
 
 Cost of `update`: O(new events); of a picture, O(num_blocks + blocks in tables), `refresh_hz` times a second at most and
 never more than a twentieth of the time. Measured on one core of a small server, 80 columns by 24 lines: 5 ms at 256
@@ -21,10 +21,10 @@ from typing import TextIO
 from rich.console import Console
 from rich.live import Live
 
-from reference_impl.engine.watch_letters import Letters
-from reference_impl.engine.watch_lines import Lines
-from reference_impl.engine.watch_state import Frame, State, Tally
-from reference_impl.engine.watch_view import View
+from reference_impl.engine.watch.letters import Letters
+from reference_impl.engine.watch.lines import Lines
+from reference_impl.engine.watch.state import Frame, State, Tally
+from reference_impl.engine.watch.view import View
 from reference_impl.memory.events import EventLog
 
 _MOST_SHARE = 0.05

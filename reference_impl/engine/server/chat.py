@@ -12,9 +12,9 @@ from typing import Annotated, Any, Literal, NotRequired
 from pydantic import Field
 from typing_extensions import TypedDict
 
-from reference_impl.engine.api import Call, Fields, Logprobs, MaxTokens, one_of
-from reference_impl.engine.api_answers import Head, TokenNames, UsageBody, finite
 from reference_impl.engine.outputs import Piece
+from reference_impl.engine.server.answers import Head, TokenNames, UsageBody, finite
+from reference_impl.engine.server.call import Call, Fields, Logprobs, MaxTokens, one_of
 from reference_impl.model.sampling import Sampled, SamplingParams
 from reference_impl.model.tokenizer import Tokenizer
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from reference_impl.subcommands import Commands
 
 if TYPE_CHECKING:
-    from reference_impl.engine.server import ServerSettings
+    from reference_impl.engine.server.app import ServerSettings
 
 KEY_VARIABLE = "ENGINE_API_KEY"
 _BACKLOG = 2_048
@@ -57,8 +57,8 @@ def _serve(args: argparse.Namespace) -> int:
         raise ValueError(f"--drain-s must be 0 to 86,400 seconds, got {args.drain_s}")
     with listen(args.host, args.port) as listener:
         from reference_impl.engine.build import build_engine
-        from reference_impl.engine.http_server import serve
         from reference_impl.engine.options import settings_from
+        from reference_impl.engine.server.http_server import serve
 
         settings = _settings(args)
         built = build_engine(settings_from(args, max_waiting=args.max_waiting))
@@ -80,7 +80,7 @@ def _leave(number: int, frame: FrameType | None) -> None:
 
 def _settings(args: argparse.Namespace) -> ServerSettings:
     """Checked before the model is loaded, whose name is not known yet."""
-    from reference_impl.engine.server import ServerSettings
+    from reference_impl.engine.server.app import ServerSettings
 
     return ServerSettings(
         model_name=args.model if args.served_model_name is None else args.served_model_name,

@@ -15,8 +15,8 @@ import uvicorn
 
 from reference_impl.engine.async_engine import AsyncEngine
 from reference_impl.engine.engine import Engine
-from reference_impl.engine.metrics import Metrics
-from reference_impl.engine.server import ServerSettings, build_app
+from reference_impl.engine.server.app import ServerSettings, build_app
+from reference_impl.engine.server.metrics import Metrics
 
 _WRITE_S = 5
 """For the last words to clients that read slowly, after the engine has ended."""

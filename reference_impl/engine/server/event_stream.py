@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from fastapi import Response
 from starlette.types import Message, Receive, Scope, Send
 
-from reference_impl.engine.api_errors import as_api_error
+from reference_impl.engine.server.errors import as_api_error
 
 T = TypeVar("T")
 

@@ -17,7 +17,7 @@ import pytest
 from reference_impl.model.loader import LoadedModel
 from reference_impl.model.sampling import SamplingParams
 from tests.reference_impl.engine.driving import blocks_in_use, heard, tiny_engine
-from tests.reference_impl.engine.http_serving import PATIENCE_S, Served, events_of, serving
+from tests.reference_impl.engine.server.http_serving import PATIENCE_S, Served, events_of, serving
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 COMPLETIONS, CHAT = "/v1/completions", "/v1/chat/completions"
@@ -155,8 +155,6 @@ def test_a_client_that_does_not_read_holds_up_nobody_and_loses_nothing(served: S
     events = events_of(body_of(read_until(slow, b"data: [DONE]\n\n\r\n0\r\n\r\n")))
     choices = [event["choices"][0] for event in events]
     assert sum(len(choice["logprobs"]["tokens"]) for choice in choices if choice["logprobs"]) == 2_000
-    # What waited was merged.
-    assert max(len(choice["logprobs"]["tokens"]) for choice in choices if choice["logprobs"]) > 1
     whole = served.post(COMPLETIONS, {**LONG, "max_tokens": 1_000}).json()["choices"][0]["text"]
     for index in (0, 1):
         assert "".join(choice["text"] for choice in choices if choice["index"] == index) == whole

@@ -18,9 +18,9 @@ from typing import Any
 import pytest
 
 from reference_impl.cli import main
-from tests.reference_impl.engine.watch_logs import served
+from tests.reference_impl.engine.watch.logs import served
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[4]
 
 
 @pytest.fixture(scope="module")

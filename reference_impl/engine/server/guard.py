@@ -9,7 +9,7 @@ import hmac
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from reference_impl.engine.api_errors import ApiError
+from reference_impl.engine.server.errors import ApiError
 
 PROTECTED = "/v1/"
 

@@ -14,9 +14,9 @@ from typing import Any
 import httpx
 
 from reference_impl.engine.engine import Engine
-from reference_impl.engine.http_server import Server, make_server
-from reference_impl.engine.serve_command import listen
-from reference_impl.engine.server import ServerSettings
+from reference_impl.engine.server.app import ServerSettings
+from reference_impl.engine.server.command import listen
+from reference_impl.engine.server.http_server import Server, make_server
 from tests.reference_impl.engine.driving import blocks_in_use
 
 PATIENCE_S = 30.0

@@ -18,9 +18,9 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from typing_extensions import TypedDict
 
-from reference_impl.engine.api import FIELDS, explain_unknown
 from reference_impl.engine.async_engine import EngineStoppedError
 from reference_impl.engine.engine import RequestRefused
+from reference_impl.engine.server.call import FIELDS, explain_unknown
 
 RETRY_AFTER_S = 1
 _KINDS = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}

@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reference_impl.engine.api import Call
-from reference_impl.engine.api_chat import ChatCall
-from reference_impl.engine.api_completions import CompletionCall, Offsets
+from reference_impl.engine.server.call import Call
+from reference_impl.engine.server.chat import ChatCall
+from reference_impl.engine.server.completions import CompletionCall, Offsets
 from reference_impl.model.loader import LoadedModel
 from reference_impl.model.sampling import SamplingParams
 from tests.reference_impl.engine.driving import heard, tiny_engine
-from tests.reference_impl.engine.http_serving import Served, serving
+from tests.reference_impl.engine.server.http_serving import Served, serving
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 COMPLETIONS, CHAT = "/v1/completions", "/v1/chat/completions"
