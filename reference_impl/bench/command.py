@@ -10,6 +10,7 @@ import argparse
 import cProfile
 import io
 import json
+import os
 import pstats
 import subprocess
 import sys
@@ -52,6 +53,9 @@ def _bench_cpu(args: argparse.Namespace) -> int:
     if args.only is not None:
         raise ValueError("--only chooses among the cases of memory or kernels; cpu has none")
     check_output("--json", args.json)
+    # Read once, when torch loads OpenMP: a thread that waits sleeps. One that spins takes the core that the others need,
+    # which beside a busy neighbour made a step take five times as long.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
         from reference_impl.bench import cpu
 

@@ -67,6 +67,8 @@ def measure(
 
     Cost: with SmolLM2 on two calm cores about a minute a turn, and two minutes for the count of requests.
     """
+    # Read first: while this runs somebody may commit something else.
+    measured = commit()
     beside = offline.measure(model, turns, job, progress)
     rows, lengths = [], concurrency.conversations(requests)
     for allocator in concurrency.ALLOCATORS:
@@ -77,7 +79,7 @@ def measure(
     record = {
         "suite": "cpu",
         "date": date.today().isoformat(),
-        "commit": commit(),
+        "commit": measured,
         "machine": {
             "cpu": cpu_model(),
             "cores": cpu_count() or 1,
