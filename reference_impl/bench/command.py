@@ -53,7 +53,7 @@ def _bench_cpu(args: argparse.Namespace) -> int:
     if args.only is not None:
         raise ValueError("--only chooses among the cases of memory or kernels; cpu has none")
     check_output("--json", args.json)
-    # Read once, when torch loads OpenMP: a thread that waits sleeps. One that spins takes the core that the others need,
+    # Read once, when torch loads OpenMP: a thread that waits sleeps. One that spins takes the core that others need,
     # which beside a busy neighbour made a step take five times as long.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
