@@ -10,7 +10,6 @@ import argparse
 import cProfile
 import io
 import json
-import os
 import pstats
 import subprocess
 import sys
@@ -53,9 +52,6 @@ def _bench_cpu(args: argparse.Namespace) -> int:
     if args.only is not None:
         raise ValueError("--only chooses among the cases of memory or kernels; cpu has none")
     check_output("--json", args.json)
-    # Read once, when torch loads OpenMP: a thread that waits sleeps. One that spins takes the core that others need,
-    # which beside a busy neighbour made a step take five times as long.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
         from reference_impl.bench import cpu
 

@@ -83,11 +83,11 @@ def _textbook_decode(
         there = step * BLOCK_SIZE + offset < length
         key = tl.load(key_cache + slot[:, None] * HEAD_DIM + dim[None, :], mask=there[:, None], other=0.0)
         value = tl.load(value_cache + slot[:, None] * HEAD_DIM + dim[None, :], mask=there[:, None], other=0.0)
-        score = tl.where(there[None, :], tl.dot(rows, tl.trans(key)) * scale, float("-inf"))
+        score = tl.where(there[None, :], tl.dot(rows, tl.trans(key), input_precision="ieee") * scale, float("-inf"))
         higher = tl.maximum(top, tl.max(score, 1))
         weight = tl.exp(score - higher[:, None])
         fade = tl.exp(top - higher)
         weight_sum = weight_sum * fade + tl.sum(weight, 1)
-        found = found * fade[:, None] + tl.dot(weight.to(value.dtype), value)
+        found = found * fade[:, None] + tl.dot(weight.to(value.dtype), value, input_precision="ieee")
         top = higher
     tl.store(out + at, (found / weight_sum[:, None]).to(out.dtype.element_ty), mask=(row < GROUP)[:, None])

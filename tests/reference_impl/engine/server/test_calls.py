@@ -6,6 +6,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+
+pytest.importorskip("fastapi", reason="fastapi is not installed")
+
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -11,8 +11,12 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-import httpx
 import pytest
+
+pytest.importorskip("fastapi", reason="fastapi is not installed")
+pytest.importorskip("httpx", reason="httpx is not installed")
+
+import httpx
 
 from reference_impl.model.loader import LoadedModel
 from reference_impl.model.sampling import SamplingParams

@@ -13,11 +13,13 @@ from pathlib import Path
 
 import pytest
 
+pytest.importorskip("uvicorn", reason="uvicorn is not installed")
+pytest.importorskip("fastapi", reason="fastapi is not installed")
+
 from reference_impl.cli import main
 from reference_impl.engine.server.command import KEY_VARIABLE, listen
 from tests.reference_impl.engine.server.test_clients import read_until
 
-pytest.importorskip("uvicorn")
 ROOT = Path(__file__).parents[4]
 PATIENCE_S = 60
 

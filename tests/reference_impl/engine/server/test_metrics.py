@@ -7,6 +7,9 @@ from dataclasses import replace
 
 import pytest
 
+pytest.importorskip("prometheus_client", reason="prometheus_client is not installed")
+pytest.importorskip("fastapi", reason="fastapi is not installed")
+
 from reference_impl.engine.engine import StepReport
 from reference_impl.engine.outputs import FinishReason, Piece, Usage
 from reference_impl.engine.server.metrics import Metrics, Snapshot

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
+pytest.importorskip("fastapi", reason="fastapi is not installed")
+
 from reference_impl.model.loader import LoadedModel
 from tests.reference_impl.engine.driving import tiny_engine
 from tests.reference_impl.engine.server.http_serving import PATIENCE_S, Served, serving
