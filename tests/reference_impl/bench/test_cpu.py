@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import re
 from pathlib import Path
@@ -15,6 +14,7 @@ pytest.importorskip("torch")
 from reference_impl.bench import concurrency, cpu, offline
 from reference_impl.bench.offline import Job, Offline, Turn, mixed_job
 from reference_impl.cli import main
+from tests.reference_impl.bench.records import changed
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -109,14 +109,7 @@ def record() -> dict[str, Any]:
 def test_a_record_of_another_shape_is_refused_by_name(
     record: dict[str, Any], path: tuple[Any, ...], value: Any, said: str
 ) -> None:
-    broken = copy.deepcopy(record)
-    where: Any = broken
-    for step in path[:-1]:
-        where = where[step]
-    if value is None:
-        del where[path[-1]]
-    else:
-        where[path[-1]] = value
+    broken = changed(record, path, value)
     with pytest.raises(ValueError, match=re.escape(said)):
         cpu.check_record(broken)
 

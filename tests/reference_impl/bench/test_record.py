@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import re
 from pathlib import Path
@@ -16,6 +15,7 @@ from reference_impl.bench.cases import CASES, RATIOS, Case, NotHere
 from reference_impl.bench.goals import FLAT, Goal
 from reference_impl.bench.record import check_record, lean, table
 from reference_impl.cli import main
+from tests.reference_impl.bench.records import changed
 
 RESULTS = Path(record_module.__file__).parent / "results"
 
@@ -93,14 +93,7 @@ def test_the_table_says_hit_or_miss_of_each_goal_and_why_a_case_is_missing(recor
 def test_a_record_of_another_shape_is_refused_by_name(
     record: dict[str, Any], path: tuple[Any, ...], value: Any, said: str
 ) -> None:
-    broken = copy.deepcopy(record)
-    where: Any = broken
-    for step in path[:-1]:
-        where = where[step]
-    if value is None:
-        del where[path[-1]]
-    else:
-        where[path[-1]] = value
+    broken = changed(record, path, value)
     with pytest.raises(ValueError, match=re.escape(said)):
         check_record(broken)
 

@@ -119,7 +119,6 @@ def transformers_answer(model: Any, prompt: list[int], new_tokens: int) -> list[
             max_new_tokens=new_tokens,
             min_new_tokens=new_tokens,
             do_sample=False,
-            eos_token_id=None,
             pad_token_id=0,
         )
     return [int(token) for token in out[0, len(prompt) :]]

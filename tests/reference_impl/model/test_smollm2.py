@@ -175,9 +175,10 @@ def real() -> Any:
 
 
 def test_logits_of_smollm2_are_those_of_transformers_with_the_same_weights(real: Any, one_thread: None) -> None:
-    transformers = pytest.importorskip("transformers")
+    pytest.importorskip("transformers")
     import torch
 
+    from reference_impl.bench.offline import as_transformers
     from reference_impl.model.transformer import Transformer
     from reference_impl.model.weights import fill
     from tests.reference_impl.model.paged_batches import in_chunks, random_prompts
@@ -186,9 +187,7 @@ def test_logits_of_smollm2_are_those_of_transformers_with_the_same_weights(real:
     config = real.config
     model = Transformer(config)
     fill(model, real)
-    theirs = _hollow_llama(transformers, config)
-    theirs.load_state_dict(dict(model.weights()), strict=False, assign=True)
-    theirs.tie_weights()
+    theirs = as_transformers("smollm2")
     prompts = random_prompts((1, 40, 13), config.vocab_size)
     expected = published_logits(theirs, prompts)
     plain = in_chunks(model, prompts, 16)
@@ -201,39 +200,18 @@ def test_logits_of_smollm2_are_those_of_transformers_with_the_same_weights(real:
         assert all(torch.equal(ours.argmax(1), other.argmax(1)) for ours, other in zip(found, expected, strict=True))
 
 
-def _hollow_llama(transformers: Any, config: Any) -> Any:
-    """A LlamaForCausalLM whose weights were never drawn; what is no weight is."""
-    import torch
-
-    hub = transformers.LlamaConfig(
-        vocab_size=config.vocab_size,
-        hidden_size=config.hidden_size,
-        intermediate_size=config.intermediate_size,
-        num_hidden_layers=config.num_layers,
-        num_attention_heads=config.num_heads,
-        num_key_value_heads=config.num_kv_heads,
-        max_position_embeddings=config.max_context_tokens,
-        rms_norm_eps=config.rms_norm_eps,
-        rope_parameters={"rope_type": "default", "rope_theta": config.rope.theta},
-        tie_word_embeddings=config.tied_embeddings,
-        attn_implementation="eager",
-    )
-    with torch.device("meta"):
-        model = transformers.LlamaForCausalLM(hub).eval()
-    model.model.rotary_emb = type(model.model.rotary_emb)(hub)
-    return model
-
-
 @pytest.mark.long
 def test_weights_of_smollm2_are_those_that_transformers_reads(real: Any) -> None:
-    transformers = pytest.importorskip("transformers")
+    pytest.importorskip("transformers")
     pytest.importorskip("gguf")
     import torch
     from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 
-    theirs = load_gguf_checkpoint(
-        str(cached_file()), return_tensors=True, model_to_load=_hollow_llama(transformers, real.config)
-    )["tensors"]
+    from reference_impl.bench.offline import as_transformers
+
+    theirs = load_gguf_checkpoint(str(cached_file()), return_tensors=True, model_to_load=as_transformers("smollm2"))[
+        "tensors"
+    ]
     assert set(theirs) == set(real.shapes)
     for name in real.shapes:
         assert torch.equal(real.read(name), torch.as_tensor(theirs[name]).float()), name
