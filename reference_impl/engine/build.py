@@ -33,7 +33,6 @@ class Built:
 
     engine: Engine
     profile: MemoryProfile
-    setup: Setup
 
 
 def build_engine(settings: EngineSettings, *, log: EventLog | None = None, loaded: LoadedModel | None = None) -> Built:
@@ -65,7 +64,7 @@ def build_engine(settings: EngineSettings, *, log: EventLog | None = None, loade
         max_context_tokens=settings.max_context_tokens,
         debug=settings.debug,
     )
-    return Built(engine, profile, setup)
+    return Built(engine, profile)
 
 
 def _setup(settings: EngineSettings, kv_tokens: int, longest: int, bytes_per_token: int) -> Setup:
