@@ -91,8 +91,8 @@ def _setup(settings: EngineSettings, kv_tokens: int, longest: int, bytes_per_tok
         asked = replace(asked, scheduler="static")
     for name in ("prefix_cache", "watermark", "recovery", "scheduler", "host_tokens"):
         if getattr(asked, name) != getattr(runs, name):
-            given = f"{name} {getattr(asked, name)}"
-            raise ValueError(f"{given} does not go with allocator {asked.allocator} and scheduler {asked.scheduler}")
+            parts = f"allocator {asked.allocator}, scheduler {asked.scheduler} and recovery {asked.recovery}"
+            raise ValueError(f"{name} {getattr(asked, name)} does not go with {parts}")
     return runs
 
 

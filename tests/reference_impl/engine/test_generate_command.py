@@ -148,6 +148,7 @@ def test_a_watched_run_shows_the_memory(capsys: pytest.CaptureFixture[str]) -> N
             "does not go with allocator padded",
         ),
         (["--prompt", "x", "--block-allocator", "contiguous", "--recovery", "swap"], "recovery swap does not go with"),
+        (["--prompt", "x", "--host-memory", "1MiB"], "and recovery recompute"),
         (["--prompt", "x", "--block-allocator", "contiguous", "--events", "log.json"], "log"),
         (["--prompt", "x", "--kv-memory", "100"], "100 bytes holds no block of 4 tokens"),
         (["--prompt", "x", "--kv-memory", "900TiB"], None),
