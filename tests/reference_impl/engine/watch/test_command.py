@@ -7,6 +7,7 @@ import os
 import pty
 import re
 import select
+import signal
 import subprocess
 import sys
 import termios
@@ -148,6 +149,10 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path, capsys: pytest.Ca
 # On a terminal ---------------------------------------------------------------------------------------------------
 
 
+def _hears_interrupts() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class Terminal:
     """`engine watch` on a pseudo terminal of 80 by 24."""
 
@@ -166,6 +171,8 @@ class Terminal:
             stdin=theirs,
             stdout=theirs,
             stderr=theirs,
+            # A shell that runs these tests in the background has them, and what they start, ignore interrupts.
+            preexec_fn=_hears_interrupts,
         )
         self.output = b""
 
