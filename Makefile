@@ -21,7 +21,7 @@ course: env sandbox            ## environment, doctor, labs, sample class graded
 test: env sandbox browser model lint ## linters, types, all tests that need no GPU
 	$(BIN)/python -m pytest
 
-test-long: env model           ## a million operations, a million requests, 64 prompts in every way: an hour
+test-long: env model           ## a million operations, a million requests, 64 prompts in every way: long
 	$(BIN)/python -m pytest -m long
 
 mutants: env                   ## each known bug class: the test that knows it, and our own code broken until it notices
