@@ -54,7 +54,7 @@ def load_model(source: str, *, dtype: str = "float32", device: str = "cpu") -> L
     """
     if dtype not in DTYPES:
         raise ModelError(f"no dtype {dtype!r}; there are {', '.join(DTYPES)}")
-    where = _device(device)
+    where = usable_device(device)
     found = find_model(source)
     tokenizer = _tokenizer(found)
     config = found.checkpoint.config
@@ -120,7 +120,8 @@ def _tokenizer(found: Source) -> Tokenizer:
         raise ModelError(f"{found.name}: text needs the package {error.name}: pip install {error.name}") from None
 
 
-def _device(name: str) -> torch.device:
+def usable_device(name: str) -> torch.device:
+    """The device of this name. Raises: ModelError with torch's reason if it is not there or torch cannot use it."""
     try:
         device = torch.device(name)
         # Only a first tensor tells whether the device is there and this torch can use it.
