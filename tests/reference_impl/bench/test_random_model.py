@@ -6,8 +6,9 @@ import re
 
 import pytest
 
-torch = pytest.importorskip("torch")
+pytest.importorskip("torch")
 
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
