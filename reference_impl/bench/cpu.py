@@ -1,6 +1,6 @@
 """`engine bench cpu`: what paging and continuous batching gain on a CPU, held against two goals and kept.
 
-Owns: the goals, the record and how it is said. Knows nothing of how either figure is measured (`offline.py`,
+Owns: the goals, the record and how it is said. Knows nothing of how either figure is measured (`beside_transformers.py`,
 `concurrency.py`).
 
     suite, date, commit, machine    as in record.py; machine also has threads, torch, transformers, and waits: how a
@@ -24,7 +24,7 @@ from typing import Any
 
 import torch
 
-from reference_impl.bench import concurrency, offline
+from reference_impl.bench import beside_transformers, concurrency
 from reference_impl.bench.record import commit, cpu_model
 
 OFFLINE_GAIN = 2.0
@@ -60,7 +60,7 @@ def measure(
     model: str = MODEL,
     turns: int = TURNS,
     requests: int = CONCURRENT_REQUESTS,
-    job: offline.Job | None = None,
+    job: beside_transformers.Job | None = None,
     progress: Callable[[str], None] = print,
 ) -> dict[str, Any]:
     """The record of both comparisons. Raises: ValueError or ImportError if something cannot be measured.
@@ -69,7 +69,7 @@ def measure(
     """
     # Read first: while this runs somebody may commit something else.
     measured = commit()
-    beside = offline.measure(model, turns, job, progress)
+    beside = beside_transformers.measure(model, turns, job, progress)
     rows, lengths = [], concurrency.conversations(requests)
     for allocator in concurrency.ALLOCATORS:
         rows.append(concurrency.hold(allocator, lengths))
@@ -97,7 +97,7 @@ def measure(
     return record
 
 
-def _offline(model: str, found: offline.Offline) -> dict[str, Any]:
+def _offline(model: str, found: beside_transformers.Offline) -> dict[str, Any]:
     return {
         "model": model,
         "requests": len(found.job.outputs),

@@ -12,7 +12,7 @@ import pytest
 pytest.importorskip("torch")
 
 from reference_impl.bench import concurrency, cpu, offline
-from reference_impl.bench.offline import Job, Offline, Turn, mixed_job
+from reference_impl.bench.beside_transformers import Job, Offline, Turn, mixed_job
 from reference_impl.cli import main
 from tests.reference_impl.bench.records import changed
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from reference_impl.bench.offline import as_transformers
+from reference_impl.bench.beside_transformers import as_transformers
 from reference_impl.model.loader import LoadedModel
 from tests.reference_impl.engine.same_tokens import (
     WAYS,

@@ -178,7 +178,7 @@ def test_logits_of_smollm2_are_those_of_transformers_with_the_same_weights(real:
     pytest.importorskip("transformers")
     import torch
 
-    from reference_impl.bench.offline import as_transformers
+    from reference_impl.bench.beside_transformers import as_transformers
     from reference_impl.model.transformer import Transformer
     from reference_impl.model.weights import fill
     from tests.reference_impl.model.paged_batches import in_chunks, random_prompts
@@ -207,7 +207,7 @@ def test_weights_of_smollm2_are_those_that_transformers_reads(real: Any) -> None
     import torch
     from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 
-    from reference_impl.bench.offline import as_transformers
+    from reference_impl.bench.beside_transformers import as_transformers
 
     theirs = load_gguf_checkpoint(str(cached_file()), return_tensors=True, model_to_load=as_transformers("smollm2"))[
         "tensors"
