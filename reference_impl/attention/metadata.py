@@ -60,10 +60,41 @@ class AttentionMetadata:
         return self.slot_mapping.shape[0]
 
 
+@dataclass(frozen=True)
+class BatchLayout:
+    """One batch on the host: the arrays of `AttentionMetadata`, in its shapes and types, before a device has them."""
+
+    slot_mapping: NDArray[np.int64]
+    block_tables: NDArray[np.int32]
+    context_lens: NDArray[np.int32]
+    cu_seqlens: NDArray[np.int32]
+    query_tokens: tuple[int, ...]
+    context_tokens: tuple[int, ...]
+    num_decodes: int
+
+    @property
+    def arrays(self) -> tuple[NDArray[Any], ...]:
+        """What a device needs, in the order in which `metadata` takes it."""
+        return self.slot_mapping, self.block_tables, self.context_lens, self.cu_seqlens
+
+    def metadata(self, arrays: Sequence[Tensor]) -> AttentionMetadata:
+        """The batch, with `arrays` as the device has them."""
+        slots, tables, contexts, starts = arrays
+        return AttentionMetadata(
+            slots, tables, contexts, starts, self.query_tokens, self.context_tokens, self.num_decodes
+        )
+
+
 def build_metadata(
     rows: Sequence[BatchRow], block_size: int, *, num_pads: int = 0, device: torch.device | str = "cpu"
 ) -> AttentionMetadata:
-    """The metadata of `rows`, with `num_pads` pads behind their tokens.
+    """The metadata of `rows` on `device`; arguments, errors and cost as `lay_out`."""
+    layout = lay_out(rows, block_size, num_pads=num_pads)
+    return layout.metadata([torch.from_numpy(array).to(device) for array in layout.arrays])
+
+
+def lay_out(rows: Sequence[BatchRow], block_size: int, *, num_pads: int = 0) -> BatchLayout:
+    """The layout of `rows`, with `num_pads` pads behind their tokens.
 
     Raises: ValueError, naming the row, unless rows with one query token stand first, 1 <= query <= context, and a table
     has a block for every token of its context. Cost: O(tokens + blocks in the tables).
@@ -84,12 +115,12 @@ def build_metadata(
     for place, row in enumerate(rows):
         tables[place, : len(row.block_table)] = row.block_table
     cu_seqlens = np.cumsum([0, *queries], dtype=np.int32)
-    slots = _slots(tables, np.array(queries), np.array(contexts), cu_seqlens, block_size, num_pads)
-    return AttentionMetadata(
-        slot_mapping=torch.from_numpy(slots).to(device),
-        block_tables=torch.from_numpy(tables).to(device),
-        context_lens=torch.tensor(contexts, dtype=torch.int32, device=device),
-        cu_seqlens=torch.from_numpy(cu_seqlens).to(device),
+    lengths = np.array(contexts, dtype=np.int32)
+    return BatchLayout(
+        slot_mapping=_slots(tables, np.array(queries), lengths, cu_seqlens, block_size, num_pads),
+        block_tables=tables,
+        context_lens=lengths,
+        cu_seqlens=cu_seqlens,
         query_tokens=tuple(queries),
         context_tokens=tuple(contexts),
         num_decodes=num_decodes,
@@ -99,7 +130,7 @@ def build_metadata(
 def _slots(
     tables: NDArray[np.int32],
     queries: NDArray[np.int64],
-    contexts: NDArray[np.int64],
+    contexts: NDArray[np.int32],
     cu_seqlens: NDArray[np.int32],
     block_size: int,
     num_pads: int,

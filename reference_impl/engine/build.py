@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import torch
+
 from labkit.contracts import AttentionBackend
 from reference_impl.attention.backend import Attention
 from reference_impl.attention.lab4 import Lab4Attention
@@ -17,7 +19,7 @@ from reference_impl.attention.torch_attention import TorchAttention
 from reference_impl.engine.contract_check import check_plugins
 from reference_impl.engine.engine import Engine
 from reference_impl.engine.memory_profile import MemoryProfile, profile_memory
-from reference_impl.engine.options import EngineSettings
+from reference_impl.engine.options import GRAPHS, EngineSettings
 from reference_impl.engine.runner import Runner
 from reference_impl.memory.events import EventLog
 from reference_impl.memory.kv_memory import PlacedMemory
@@ -44,8 +46,12 @@ def build_engine(settings: EngineSettings, *, log: EventLog | None = None, loade
     check_plugins(settings.block_allocator, settings.prefix_cache, settings.scheduler, settings.attention)
     loaded = loaded or load_model(settings.model, dtype=settings.dtype, device=settings.device)
     longest = settings.max_context_tokens or loaded.config.max_context_tokens
+    attention = _attention(settings.attention, loaded.transformer.device)
+    graph_rows = _graph_rows(settings, attention, loaded.transformer.device)
     profile = profile_memory(
         loaded,
+        attention=attention,
+        graph_rows=graph_rows,
         block_size=settings.block_size,
         budget_bytes=settings.kv_memory_bytes,
         share=settings.memory_share,
@@ -55,7 +61,7 @@ def build_engine(settings: EngineSettings, *, log: EventLog | None = None, loade
     )
     setup = _setup(settings, profile.num_blocks * settings.block_size, longest, profile.bytes_per_token)
     scheduler = build(setup, log=log)
-    runner = _runner(loaded, settings, scheduler, setup)
+    runner = _runner(loaded, attention, graph_rows, settings, scheduler, setup)
     engine = Engine(
         loaded,
         scheduler,
@@ -96,22 +102,52 @@ def _setup(settings: EngineSettings, kv_tokens: int, longest: int, bytes_per_tok
     return runs
 
 
-def _runner(loaded: LoadedModel, settings: EngineSettings, scheduler: EngineScheduler, setup: Setup) -> Runner:
+def _runner(
+    loaded: LoadedModel,
+    attention: Attention,
+    graph_rows: int,
+    settings: EngineSettings,
+    scheduler: EngineScheduler,
+    setup: Setup,
+) -> Runner:
     memory = scheduler.memory
     assert isinstance(memory, PlacedMemory), f"{type(memory).__name__} does not say where tokens lie"
     host_tokens = (setup.host_tokens or setup.kv_tokens) if setup.recovery == "swap" else 0
     return Runner(
         loaded.transformer,
-        _attention(settings.attention),
+        attention,
         memory,
         num_host_blocks=host_tokens // memory.block_size,
         poison=settings.debug,
+        graph_rows=graph_rows,
+        max_context_tokens=setup.max_length,
     )
 
 
-def _attention(name: str) -> Attention:
-    if is_plugin(name):
+def _attention(name: str | None, device: torch.device) -> Attention:
+    """Raises: ValueError naming what is not there."""
+    if name is not None and is_plugin(name):
         return Lab4Attention(load_backend(name, AttentionBackend))
-    if name != "torch":
-        raise ValueError(f"no attention {name!r}; there are torch, FILE.py and FILE.py:Class")
-    return TorchAttention()
+    on_gpu = device.type == "cuda"
+    chosen = name or ("triton" if on_gpu else "torch")
+    if chosen == "torch":
+        return TorchAttention()
+    if chosen != "triton":
+        raise ValueError(f"no attention {chosen!r}; there are torch, triton, FILE.py and FILE.py:Class")
+    if not on_gpu:
+        raise ValueError(f"attention triton runs on an NVIDIA GPU, this model is on {device}: take torch")
+    try:
+        from reference_impl.attention.triton_attention import TritonAttention
+    except ImportError as error:
+        raise ValueError(f"attention triton needs the package {error.name}: pip install {error.name}") from None
+    return TritonAttention()
+
+
+def _graph_rows(settings: EngineSettings, attention: Attention, device: torch.device) -> int:
+    """Sequences of the largest step that is captured; 0: none is. Raises: ValueError if one must and cannot be."""
+    can_be = device.type == "cuda" and not isinstance(attention, TorchAttention | Lab4Attention)
+    if settings.cuda_graphs == "on" and not can_be:
+        raise ValueError("cuda_graphs on needs attention triton on an NVIDIA GPU: other attention waits for the device")
+    if settings.cuda_graphs not in GRAPHS:
+        raise ValueError(f"cuda_graphs must be {', '.join(GRAPHS)}, got {settings.cuda_graphs!r}")
+    return settings.max_running if can_be and settings.cuda_graphs != "off" else 0

@@ -28,7 +28,7 @@ _TOLERANCE = 1e-4
 """Of attention in float32 against float64, relative: an engine's answers, not marks, depend on it."""
 
 
-def check_plugins(block_allocator: str, prefix_cache: str | None, scheduler: str, attention: str) -> None:
+def check_plugins(block_allocator: str, prefix_cache: str | None, scheduler: str, attention: str | None) -> None:
     """Try each part that is a file; ours are not tried. Raises: PluginError, naming file, class and what broke."""
     if is_plugin(block_allocator):
         _tried(block_allocator, _try_allocator, load_class(block_allocator, BlockAllocator))
@@ -36,7 +36,7 @@ def check_plugins(block_allocator: str, prefix_cache: str | None, scheduler: str
         _tried(prefix_cache, _try_cache, load_class(prefix_cache, PrefixCache))
     if is_plugin(scheduler):
         _tried(scheduler, _try_scheduler, load_class(scheduler, Scheduler))
-    if is_plugin(attention):
+    if attention is not None and is_plugin(attention):
         _tried(attention, _try_attention, load_backend(attention, AttentionBackend))
 
 

@@ -13,9 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
+from reference_impl.attention.backend import Attention
 from reference_impl.attention.metadata import BatchRow, build_metadata
 from reference_impl.attention.torch_attention import TorchAttention
+from reference_impl.engine.decode_graphs import DecodeGraphs
 from reference_impl.engine.kv_cache import block_bytes
 from reference_impl.memory.block_table import blocks_for
 from reference_impl.memory.contiguous import at_least_one
@@ -28,7 +31,10 @@ CGROUP = Path("/sys/fs/cgroup")
 
 @dataclass(frozen=True)
 class MemoryProfile:
-    """What fits. step_bytes: what the largest step needs beside weights and blocks; None if it was not measured."""
+    """What fits. step_bytes: what the largest step needs beside weights and blocks; graph_bytes: what CUDA graphs keep.
+
+    Both are None if they were not measured.
+    """
 
     num_blocks: int
     block_size: int
@@ -38,6 +44,7 @@ class MemoryProfile:
     free_bytes: int | None = None
     step_bytes: int | None = None
     share: float | None = None
+    graph_bytes: int | None = None
 
     @property
     def kv_bytes(self) -> int:
@@ -69,6 +76,8 @@ class MemoryProfile:
         measured = [f"weights {shown_bytes(self.weight_bytes)}"]
         if self.step_bytes is not None:
             measured.append(f"largest step {shown_bytes(self.step_bytes)}")
+        if self.graph_bytes is not None:
+            measured.append(f"CUDA graphs {shown_bytes(self.graph_bytes)}")
         if self.free_bytes is not None:
             measured.append(f"free before {shown_bytes(self.free_bytes)}")
         if self.share is not None:
@@ -85,13 +94,16 @@ def profile_memory(
     max_tokens_per_step: int = 512,
     max_context_tokens: int | None = None,
     max_running: int = 64,
+    attention: Attention | None = None,
+    graph_rows: int = 0,
 ) -> MemoryProfile:
     """Blocks from a budget, or from `share` of the memory that is free once the largest step has its part.
 
     No more blocks than `max_running` requests of the longest length could fill, unless a budget asks for them: a pool
     costs time for each block that it begins with.
     The step that is measured is a prompt of `max_tokens_per_step` tokens, or of the longest context if that is less,
-    with `max_running` rows of logits.
+    with `max_running` rows of logits. attention: whose memory counts too; torch's unless given. graph_rows: if not 0,
+    decodes of up to so many sequences will be captured as CUDA graphs, which is tried once to see what they keep.
     Raises: ValueError naming the numbers, if not one block fits, the budget is more than is free, an argument makes no
     sense, or this system does not say what is free.
     """
@@ -101,12 +113,14 @@ def profile_memory(
     if not 0 < share <= 1:
         raise ValueError(f"memory share must be above 0 and at most 1, got {share}")
     one = block_bytes(loaded.config, block_size, model.dtype)
-    free, step = free_bytes(model.device), None
+    free, step, graphs = free_bytes(model.device), None, None
     if budget_bytes is None:
         if free is None:
             raise ValueError("this system does not say how much memory is free: give KV memory in bytes")
-        step = step_bytes(model, min(max_tokens_per_step, longest), max_running)
-        budget = int(share * max(0, free - (step or 0)))
+        attention = attention or TorchAttention()
+        step = step_bytes(model, min(max_tokens_per_step, longest), max_running, attention)
+        graphs = graph_bytes(model, attention, graph_rows, longest) if graph_rows else None
+        budget = int(share * max(0, free - (step or 0) - (graphs or 0)))
         said = f"{share:.0%} of {shown_bytes(free)} free, less {shown_bytes(step or 0)} for the largest step,"
     else:
         budget, said = budget_bytes, f"KV memory of {shown_bytes(budget_bytes)}"
@@ -119,7 +133,7 @@ def profile_memory(
     if budget_bytes is None:
         used_share = share
         num_blocks = min(num_blocks, at_least_one("max_running", max_running) * blocks_for(longest, block_size))
-    return MemoryProfile(num_blocks, block_size, one, model.weight_bytes, longest, free, step, used_share)
+    return MemoryProfile(num_blocks, block_size, one, model.weight_bytes, longest, free, step, used_share, graphs)
 
 
 def free_bytes(device: torch.device) -> int | None:
@@ -132,22 +146,37 @@ def free_bytes(device: torch.device) -> int | None:
     return min(amounts, default=None)
 
 
-def step_bytes(model: Transformer, tokens: int, max_running: int) -> int | None:
-    """What a prompt of `tokens` tokens needs at its peak, beside weights and blocks; None where it cannot be seen.
-
-    One layer's cache serves all layers: what they compute is of no use, and their shapes are those of a real step.
-    """
-    config, device = model.config, model.device
-    size = (tokens, 1, config.num_kv_heads, config.head_dim)
-    cache = (torch.zeros(size, dtype=model.dtype, device=device), torch.zeros(size, dtype=model.dtype, device=device))
+def step_bytes(model: Transformer, tokens: int, max_running: int, attention: Attention) -> int | None:
+    """What a prompt of `tokens` tokens needs at its peak, beside weights and blocks; None where it cannot be seen."""
+    device = model.device
+    caches = _shared_cache(model, tokens)
     metadata = build_metadata([BatchRow(range(tokens), tokens, tokens)], 1, device=device)
     ids = torch.zeros(tokens, dtype=torch.int64, device=device)
     rows = torch.arange(min(tokens, max_running), device=device)
     before = _start_watching(device)
-    model.forward(
-        ids, torch.arange(tokens, device=device), [cache] * config.num_layers, metadata, TorchAttention(), rows
-    )
+    model.forward(ids, torch.arange(tokens, device=device), caches, metadata, attention, rows)
     return None if before is None else max(0, _peak(device) - before)
+
+
+def graph_bytes(model: Transformer, attention: Attention, max_rows: int, max_context_tokens: int) -> int:
+    """What CUDA graphs for up to `max_rows` sequences keep, torch's part and the driver's: made once, and let go."""
+    torch.cuda.empty_cache()
+    before = torch.cuda.mem_get_info(model.device)[0]
+    graphs = DecodeGraphs(
+        model, attention, _shared_cache(model, 1), max_rows=max_rows, max_context_tokens=max_context_tokens
+    )
+    torch.cuda.empty_cache()
+    kept = before - torch.cuda.mem_get_info(model.device)[0]
+    del graphs
+    torch.cuda.empty_cache()
+    return max(0, kept)
+
+
+def _shared_cache(model: Transformer, tokens: int) -> list[tuple[Tensor, Tensor]]:
+    """One layer's cache for all layers: what they compute is of no use, and their shapes are those of a real step."""
+    size = (tokens, 1, model.config.num_kv_heads, model.config.head_dim)
+    key, value = (torch.zeros(size, dtype=model.dtype, device=model.device) for _ in range(2))
+    return [(key, value)] * model.config.num_layers
 
 
 def _start_watching(device: torch.device) -> int | None:

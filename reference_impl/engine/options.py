@@ -14,6 +14,7 @@ from reference_impl.sched.setup import ALLOCATORS, EVICTIONS, PREFIX_CACHES, SCH
 
 RECOVERIES = ("recompute", "swap")
 DTYPES = ("float32", "bfloat16", "float16")
+GRAPHS = ("auto", "on", "off")
 _UNITS = {"": 1, "kib": 2**10, "mib": 2**20, "gib": 2**30, "kb": 10**3, "mb": 10**6, "gb": 10**9}
 
 
@@ -24,7 +25,9 @@ class EngineSettings:
     model: "tiny", a model that `engine model get` has fetched, a Hugging Face folder or a GGUF file. kv_memory_bytes:
     for keys and values on the device; None takes `memory_share` of what is free there. max_context_tokens: prompt and
     answer together; None for what the model was made for. prefix_cache: None takes "hash" where the memory can have one
-    and "none" elsewhere. attention: "torch", or a file with the two functions of lab 4.
+    and "none" elsewhere. attention: "torch", "triton", or a file with the two functions of lab 4; None takes "triton"
+    on an NVIDIA GPU and "torch" elsewhere. cuda_graphs: "auto" captures steps that only decode where that can be, which
+    is with "triton" on an NVIDIA GPU; "on" refuses to run where it cannot, "off" captures nothing.
     """
 
     model: str
@@ -44,7 +47,8 @@ class EngineSettings:
     recovery: str = "recompute"
     host_memory_bytes: int = 0
     watermark: float = 0.0
-    attention: str = "torch"
+    attention: str | None = None
+    cuda_graphs: str = "auto"
     debug: bool = False
 
 
@@ -70,10 +74,11 @@ def add_engine_options(parser: argparse.ArgumentParser) -> None:
     parts.add_argument("--block-allocator", default=defaults.block_allocator, help=f"{', '.join(ALLOCATORS)}, or lab 3")
     parts.add_argument("--prefix-cache", help=f"{', '.join(PREFIX_CACHES)}, or lab 5 (default: hash where it can be)")
     parts.add_argument("--scheduler", default=defaults.scheduler, help=f"{', '.join(SCHEDULERS)}, or lab 6")
-    parts.add_argument("--attention", default=defaults.attention, help="torch, or lab 4: FILE.py or FILE.py:Class")
+    parts.add_argument("--attention", help="torch, triton (default on a GPU), or lab 4: FILE.py or FILE.py:Class")
     steps = parser.add_argument_group("steps")
     steps.add_argument("--max-running", type=int, default=defaults.max_running, metavar="N", help="requests at once")
     steps.add_argument("--max-tokens-per-step", type=int, default=defaults.max_tokens_per_step, metavar="N")
+    steps.add_argument("--cuda-graphs", default=defaults.cuda_graphs, choices=GRAPHS, help="for steps that only decode")
     steps.add_argument("--debug", action="store_true", help="check every invariant after every step")
 
 
@@ -98,6 +103,7 @@ def settings_from(args: argparse.Namespace, *, max_waiting: int | None = None) -
         host_memory_bytes=args.host_memory,
         watermark=args.watermark,
         attention=args.attention,
+        cuda_graphs=args.cuda_graphs,
         debug=args.debug,
     )
 

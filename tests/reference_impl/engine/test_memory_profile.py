@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from reference_impl.attention.torch_attention import TorchAttention
 from reference_impl.engine import memory_profile
 from reference_impl.engine.memory_profile import MemoryProfile, free_bytes, profile_memory, shown_bytes
 from reference_impl.model.loader import LoadedModel
@@ -46,8 +47,11 @@ def test_without_a_budget_it_is_the_share_of_what_is_free_without_the_largest_st
 ) -> None:
     asked: list[Any] = []
     monkeypatch.setattr(memory_profile, "step_bytes", lambda *given: asked.append(given) or 20 * MIB)
-    profile = profile_memory(tiny, block_size=16, share=0.5, max_tokens_per_step=512, max_running=90)
-    assert asked == [(tiny.transformer, 512, 90)]
+    attention = TorchAttention()
+    profile = profile_memory(
+        tiny, block_size=16, share=0.5, max_tokens_per_step=512, max_running=90, attention=attention
+    )
+    assert asked == [(tiny.transformer, 512, 90, attention)]
     assert profile.kv_bytes <= 40 * MIB < profile.kv_bytes + profile.block_bytes
     assert profile.lines()[1].endswith("largest step 20 MiB, free before 100 MiB, of which 50% may be used")
 
@@ -114,11 +118,13 @@ def test_a_control_groups_limit_counts_if_it_leaves_less(system: Path, folder: s
 
 
 _TWO_STEPS = """
+from reference_impl.attention.torch_attention import TorchAttention
 from reference_impl.engine.memory_profile import step_bytes
 from reference_impl.model.loader import load_model
 model = load_model("tiny").transformer
-step_bytes(model, 16, 4)
-print(step_bytes(model, 16, 4), step_bytes(model, 2_048, 4))
+step_bytes(model, 16, 4, TorchAttention())
+small, large = (step_bytes(model, tokens, 4, TorchAttention()) for tokens in (16, 2_048))
+print(small, large)
 """
 
 

@@ -1,0 +1,85 @@
+"""Attention over paged keys and values on a GPU: our Triton kernels behind the engine's surface.
+
+Owns: which part of a batch goes to which kernel, and the work lists of a step. Knows nothing of how a kernel works.
+Sequences with one query token stand first and go to `paged_decode` in one launch, all others to `paged_prefill` in
+another, whatever their lengths. Nothing here waits for the GPU, and nothing that is launched depends on lengths the
+host has: a batch of decodes can be captured in a CUDA graph and replayed when the numbers in its tensors have changed.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from reference_impl.attention.metadata import AttentionMetadata
+from reference_impl.attention.paged_decode import paged_decode
+from reference_impl.attention.paged_prefill import paged_prefill
+from reference_impl.attention.store_kv import store_kv
+from reference_impl.attention.work_list import WorkList
+
+
+class TritonAttention:
+    """The `Attention` of `backend.py`. Nothing but a sequence's own slots reaches its answer, whatever they hold."""
+
+    def store_kv(
+        self, key: Tensor, value: Tensor, key_cache: Tensor, value_cache: Tensor, slot_mapping: Tensor
+    ) -> None:
+        """As in the contract. Raises: ValueError on shapes or types that do not go together. Cost: one launch."""
+        store_kv(key, value, key_cache, value_cache, slot_mapping)
+
+    def attend(
+        self,
+        query: Tensor,
+        key_cache: Tensor,
+        value_cache: Tensor,
+        metadata: AttentionMetadata,
+        scale: float,
+        *,
+        window: int | None = None,
+    ) -> Tensor:
+        """As in the contract; a pad gets zeros. Raises: ValueError on shapes or types that do not go together.
+
+        Cost: at most two launches a layer, and one a step for the work list.
+        """
+        out = torch.empty(query.shape, dtype=query.dtype, device=query.device)
+        tokens, decodes = sum(metadata.query_tokens), metadata.num_decodes
+        if tokens < len(out):
+            out[tokens:] = 0
+        tables, contexts = metadata.block_tables, metadata.context_lens
+        if decodes:
+            paged_decode(
+                query[:decodes],
+                key_cache,
+                value_cache,
+                tables[:decodes],
+                contexts[:decodes],
+                scale,
+                out[:decodes],
+                work=_work_list(query, key_cache.shape[2], metadata, window),
+            )
+        if decodes < len(metadata.query_tokens):
+            paged_prefill(
+                query[decodes:tokens],
+                key_cache,
+                value_cache,
+                tables[decodes:],
+                contexts[decodes:],
+                metadata.cu_seqlens[decodes:],
+                scale,
+                out[decodes:tokens],
+                window=window,
+            )
+        return out
+
+
+def _work_list(query: Tensor, kv_heads: int, metadata: AttentionMetadata, window: int | None) -> WorkList:
+    """The step's, made by its first layer; layers with another window have one of their own."""
+    _, heads, head_dim = query.shape
+    key = (TritonAttention, heads, kv_heads, head_dim, query.dtype, window)
+    work: WorkList | None = metadata.worked_out.get(key)
+    if work is None:
+        batch = metadata.num_decodes
+        work = WorkList(batch, heads, kv_heads, head_dim, query.dtype, query.device, window=window)
+        work.refresh(metadata.context_lens[:batch])
+        metadata.worked_out[key] = work
+    return work
