@@ -1,6 +1,7 @@
 """One decoder layer: attention over paged memory, then the MLP, each added to what came in.
 
-Owns: the layer's arithmetic and its weights. Knows nothing of other layers or of who computes attention.
+Owns: the order of a layer's operations, and its weights. Knows nothing of other layers, of who computes attention or of
+how what lies between the products is computed (`ops.py`).
 
     hidden -> norm -> q, k, v -> (norm of heads) -> turn -> store k, v -> attend -> o -> + hidden
     hidden -> norm -> gate, up -> silu(gate) * up -> down -> + hidden
@@ -15,35 +16,19 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from reference_impl.attention.backend import Attention
 from reference_impl.attention.metadata import AttentionMetadata
 from reference_impl.model.config import ModelConfig
 from reference_impl.model.linear import Linear
-from reference_impl.model.rope import Turn, rotate
-
-
-class RMSNorm:
-    """x / sqrt(mean(x^2) + eps) * weight over the last dimension. Source: Zhang and Sennrich, NeurIPS 2019."""
-
-    def __init__(self, size: int, eps: float, *, dtype: torch.dtype, device: torch.device) -> None:
-        self.weight = torch.empty(size, dtype=dtype, device=device)
-        self.eps = eps
-
-    def __call__(self, x: Tensor) -> Tensor:
-        if x.dtype != torch.float32 or x.device.type != "cpu":
-            # One kernel on a GPU, and sums in float32 whatever the dtype.
-            return functional.rms_norm(x, self.weight.shape, self.weight, self.eps)
-        # On a CPU torch goes over the memory for each operation: six times as long for 512 tokens.
-        length: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-        return (x * length.square_().div_(x.shape[-1]).add_(self.eps).rsqrt_()).mul_(self.weight)
+from reference_impl.model.ops import Heads, Ops, RMSNorm, Slots
+from reference_impl.model.rope import Turn
 
 
 class Layer:
     """The layer number `index` of a model, counted from 0."""
 
-    def __init__(self, config: ModelConfig, index: int, *, dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(self, config: ModelConfig, index: int, ops: Ops, *, dtype: torch.dtype, device: torch.device) -> None:
         heads, kv_heads, size = config.num_heads, config.num_kv_heads, config.head_dim
         hidden, inner = config.hidden_size, config.intermediate_size
 
@@ -53,7 +38,8 @@ class Layer:
         def norm(width: int) -> RMSNorm:
             return RMSNorm(width, config.rms_norm_eps, dtype=dtype, device=device)
 
-        self.num_heads, self.num_kv_heads, self.head_dim = heads, kv_heads, size
+        self.ops = ops
+        self.scale = size**-0.5
         self.window = config.window(index)
         self.qkv = linear(
             hidden, config.attention_bias, q_proj=heads * size, k_proj=kv_heads * size, v_proj=kv_heads * size
@@ -62,7 +48,7 @@ class Layer:
         self.gate_up = linear(hidden, config.mlp_bias, gate_proj=inner, up_proj=inner)
         self.down = linear(inner, config.mlp_bias, down_proj=hidden)
         self.attention_norm, self.mlp_norm = norm(hidden), norm(hidden)
-        self.head_norms = (norm(size), norm(size)) if config.qk_norm else None
+        self.heads = Heads(heads, kv_heads, size, (norm(size), norm(size)) if config.qk_norm else None)
 
     def forward(
         self,
@@ -74,24 +60,14 @@ class Layer:
         attention: Attention,
     ) -> None:
         """Change `hidden` [tokens, hidden_size] in place; the tokens' keys and values are in the caches afterwards."""
-        query, key, value = self._heads(self.attention_norm(hidden), turn)
-        attention.store_kv(key, value, key_cache, value_cache, metadata.slot_mapping)
-        scale = self.head_dim**-0.5
-        seen = attention.attend(query, key_cache, value_cache, metadata, scale, window=self.window)
+        ops, slots = self.ops, Slots(attention, key_cache, value_cache, metadata.slot_mapping)
+        # [tokens, heads, head_dim]
+        query = ops.heads(self.qkv(ops.norm(hidden, self.attention_norm)), self.heads, turn, slots)
+        seen = attention.attend(query, key_cache, value_cache, metadata, self.scale, window=self.window)
         self.output.add_to(hidden, seen.flatten(1))  # [tokens, heads * head_dim]
-        gate, up = self.gate_up(self.mlp_norm(hidden)).chunk(2, dim=1)  # [tokens, intermediate_size] each
-        self.down.add_to(hidden, functional.silu(gate).mul_(up))
-
-    def _heads(self, normed: Tensor, turn: Turn) -> tuple[Tensor, Tensor, Tensor]:
-        """query [tokens, heads, head_dim], key and value [tokens, kv_heads, head_dim]; query and key are turned."""
-        heads, kv_heads = self.num_heads, self.num_kv_heads
-        qkv = self.qkv(normed).view(-1, heads + 2 * kv_heads, self.head_dim)
-        query_key, value = qkv[:, : heads + kv_heads], qkv[:, heads + kv_heads :]
-        if self.head_norms is not None:
-            query_norm, key_norm = self.head_norms
-            query_key = torch.cat((query_norm(query_key[:, :heads]), key_norm(query_key[:, heads:])), dim=1)
-        turned = rotate(query_key, turn)
-        return turned[:, :heads], turned[:, heads:], value
+        # [tokens, intermediate_size], made of twice as much
+        inner = ops.gated(self.gate_up(ops.norm(hidden, self.mlp_norm)))
+        self.down.add_to(hidden, inner)
 
     def pack(self) -> None:
         """See `Linear.pack`."""
@@ -106,5 +82,5 @@ class Layer:
             yield from ((f"mlp.{name}", view) for name, view in linear.weights())
         yield "input_layernorm.weight", self.attention_norm.weight
         yield "post_attention_layernorm.weight", self.mlp_norm.weight
-        for name, norm in zip(("q_norm", "k_norm"), self.head_norms or (), strict=False):
+        for name, norm in zip(("q_norm", "k_norm"), self.heads.norms or (), strict=False):
             yield f"self_attn.{name}.weight", norm.weight

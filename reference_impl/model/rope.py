@@ -114,7 +114,7 @@ class Rope:
 
 @dataclass(frozen=True)
 class Turn:
-    """Where a batch's tokens stand. cos: [tokens, 1, head_dim], each value twice; sin: [tokens, 1, head_dim / 2]."""
+    """Where a batch's tokens stand: cosines and sines of the angles, in the shapes that whoever turns wants."""
 
     cos: Tensor
     sin: Tensor
@@ -129,7 +129,9 @@ class Rotary:
         self.dtype = dtype
 
     def at(self, positions: Tensor) -> Turn:
-        """The turns at `positions` [tokens]. Angles in float32 whatever the model's dtype: bfloat16 counts to 256."""
+        """The turns at `positions` [tokens], for `rotate`: cos [tokens, 1, head_dim], each value twice, and sin
+        [tokens, 1, head_dim / 2]. Angles in float32 whatever the model's dtype: bfloat16 counts to 256.
+        """
         angles = positions.float().unsqueeze(1) * self.frequencies
         cos = (angles.cos() * self.amplitude).to(self.dtype)
         sin = (angles.sin() * self.amplitude).to(self.dtype)

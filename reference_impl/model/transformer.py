@@ -19,8 +19,9 @@ from torch.nn import functional
 from reference_impl.attention.backend import Attention
 from reference_impl.attention.metadata import AttentionMetadata
 from reference_impl.model.config import ModelConfig
-from reference_impl.model.layer import Layer, RMSNorm
+from reference_impl.model.layer import Layer
 from reference_impl.model.linear import Linear
+from reference_impl.model.ops import Ops, RMSNorm, ops_for
 from reference_impl.model.rope import Rotary
 
 
@@ -31,12 +32,21 @@ class Transformer:
     """
 
     def __init__(
-        self, config: ModelConfig, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+        self,
+        config: ModelConfig,
+        *,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+        ops: Ops | None = None,
     ) -> None:
-        """Raises: RuntimeError, of torch, if the device is not there or has not the memory."""
+        """ops: who computes what lies between the products; the fastest for the device unless given.
+
+        Raises: RuntimeError, of torch, if the device is not there or has not the memory.
+        """
         self.config = config
         self.dtype = dtype
         self.device = torch.device(device)
+        self.ops = ops or ops_for(self.device)
         self.embedding = torch.empty(config.vocab_size, config.hidden_size, dtype=dtype, device=self.device)
         self.head = Linear(
             config.hidden_size,
@@ -46,7 +56,9 @@ class Transformer:
             device=self.device,
             weight=self.embedding if config.tied_embeddings else None,
         )
-        self.layers = [Layer(config, index, dtype=dtype, device=self.device) for index in range(config.num_layers)]
+        self.layers = [
+            Layer(config, index, self.ops, dtype=dtype, device=self.device) for index in range(config.num_layers)
+        ]
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps, dtype=dtype, device=self.device)
         self.rotary = Rotary(config.rope, config.head_dim, dtype=dtype, device=self.device)
         self.num_parameters = sum(weight.numel() for _, weight in self.weights())
@@ -79,21 +91,26 @@ class Transformer:
         caches: Sequence[tuple[Tensor, Tensor]],
         metadata: AttentionMetadata,
         attention: Attention,
-        logit_rows: Tensor,
+        logit_rows: Tensor | None,
+        *,
+        logits_dtype: torch.dtype = torch.float32,
     ) -> Tensor:
-        """Logits [rows, vocab_size] float32 of the tokens at the places `logit_rows` [rows] int64 of the batch.
+        """Logits [rows, vocab_size] of the tokens at the places `logit_rows` [rows] of the batch; None: of all tokens.
 
-        token_ids, positions: [tokens] int64, of all sequences end to end, then pads. caches: each layer's key_cache and
-        value_cache; the tokens' keys and values are written into the slots that `metadata` names.
+        token_ids, positions: [tokens] int32 or int64, of all sequences end to end, then pads. caches: each layer's
+        key_cache and value_cache; the tokens' keys and values are written into the slots that `metadata` names.
+        logits_dtype: the model's own spares a copy, and is all the precision that there is.
+        The device is not waited for, so that a graph can hold all of it.
         Raises: ValueError on counts that do not go together, IndexError (on a CPU) on an unknown token id.
         Cost: O(tokens * parameters), and attention.
         """
         self._check(token_ids, positions, caches, metadata)
         hidden = functional.embedding(token_ids, self.embedding)  # [tokens, hidden_size], ours to change
-        turn = self.rotary.at(positions)
+        turn = self.ops.turn(self.rotary, positions)
         for layer, (key_cache, value_cache) in zip(self.layers, caches, strict=True):
             layer.forward(hidden, turn, key_cache, value_cache, metadata, attention)
-        return self.head(self.norm(hidden[logit_rows])).float()
+        last = hidden if logit_rows is None else hidden[logit_rows]
+        return self.head(self.ops.norm(last, self.norm)).to(logits_dtype)
 
     def _check(
         self, token_ids: Tensor, positions: Tensor, caches: Sequence[tuple[Tensor, Tensor]], metadata: AttentionMetadata

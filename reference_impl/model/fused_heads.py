@@ -1,0 +1,185 @@
+"""From a layer's q, k, v product to queries that attention takes and keys and values in their slots: one kernel.
+
+Owns: that kernel and the call around it. Knows nothing of layers or of who gave a token its slot. A program takes some
+heads of one token: it norms queries and keys (where the model does), turns them, writes queries back to where they
+stood, and keys and values into the caches, or keys back too where somebody else stores them. Planes i and i + D/2 of a
+head are turned together, so each is loaded as a half of its own and nothing is shuffled between threads.
+
+    qkv   | q q q q q q q q | k k | v v |      a token's row
+            norm, turn        norm,           ROWS heads a program
+                              turn
+            in place          slot   slot
+
+Cost: every byte read and written once, in float32 arithmetic, rounded once; one launch.
+Source: Su et al., RoFormer, 2021, section 3.2.2; Kwon et al., SOSP 2023, section 5.1, for the fused store.
+"""
+
+# Kernels take pointers and constants that Python's types do not describe, and Triton ships no types.
+# mypy: disable-error-code="import-untyped,no-untyped-def,untyped-decorator"
+# ruff: noqa: N803
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from reference_impl.model.ops import Heads, Slots
+from reference_impl.model.rope import Turn
+
+_ELEMENTS = 1_024
+"""Numbers of a program; with two warps each thread has 16, in pieces of 16 bytes for 16-bit types."""
+
+
+def turn_heads(qkv: Tensor, heads: Heads, turn: Turn, slots: Slots | None) -> None:
+    """Norm and turn queries and keys of qkv [tokens, all heads * head_dim] in place; rows have any stride.
+
+    turn: cos and sin [tokens, head_dim / 2] float32. slots: keys and values are written there, and those in qkv are of
+    no use afterwards; slot -1 writes nowhere; caches [num_blocks, block_size, kv_heads, head_dim] of qkv's type with a
+    contiguous last dimension. Slots are in the caches and no two are the same: the caller's promise, as in `store_kv`.
+    None: nothing is stored, and values stay as they are.
+    Raises: ValueError, with nothing written, on shapes or types that do not go together.
+    """
+    _check(qkv, heads, turn)
+    if slots is not None:
+        _check_slots(qkv, heads, slots)
+    tokens = qkv.shape[0]
+    if not tokens:
+        return
+    half = triton.next_power_of_2(heads.head_dim // 2)
+    rows = max(1, min(triton.next_power_of_2(heads.num_heads), _ELEMENTS // (2 * half)))
+    count = heads.num_heads + heads.num_kv_heads * (1 if slots is None else 2)
+    query_norm, key_norm = heads.norms or (None, None)
+    _turn_heads[(tokens, triton.cdiv(count, rows))](
+        qkv,
+        turn.cos,
+        turn.sin,
+        None if query_norm is None else query_norm.weight,
+        None if key_norm is None else key_norm.weight,
+        0.0 if query_norm is None else query_norm.eps,
+        0.0 if key_norm is None else key_norm.eps,
+        qkv.stride(0),
+        *_slot_arguments(slots),
+        HEADS=heads.num_heads,
+        KV_HEADS=heads.num_kv_heads,
+        HEAD_DIM=heads.head_dim,
+        HALF=half,
+        ROWS=rows,
+        NORMED=query_norm is not None,
+        STORED=slots is not None,
+        BLOCK_SIZE=1 if slots is None else slots.key_cache.shape[1],
+        num_warps=2,
+    )
+
+
+def _slot_arguments(slots: Slots | None) -> tuple[Tensor | int | None, ...]:
+    if slots is None:
+        return (None, None, None, *[0] * 7)
+    keys, values, mapping = slots.key_cache, slots.value_cache, slots.slot_mapping
+    return (keys, values, mapping, *keys.stride()[:3], *values.stride()[:3], mapping.stride(0))
+
+
+@triton.jit
+def _turn_heads(
+    qkv,
+    cos,
+    sin,
+    query_weight,
+    key_weight,
+    query_eps,
+    key_eps,
+    qkv_token,
+    key_cache,
+    value_cache,
+    slot_mapping,
+    key_block,
+    key_token,
+    key_head,
+    value_block,
+    value_token,
+    value_head,
+    slot_stride,
+    HEADS: tl.constexpr,
+    KV_HEADS: tl.constexpr,
+    HEAD_DIM: tl.constexpr,
+    HALF: tl.constexpr,
+    ROWS: tl.constexpr,
+    NORMED: tl.constexpr,
+    STORED: tl.constexpr,
+    BLOCK_SIZE: tl.constexpr,
+):
+    """ROWS heads of one token, be they queries, keys or values."""
+    # 64 bits from here on: a layer's cache may have more than 2**31 elements, and so may a prompt's rows.
+    token = tl.program_id(0).to(tl.int64)
+    head = tl.program_id(1).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    plane = tl.arange(0, HALF)
+    in_plane = plane < HEAD_DIM // 2
+    stop: tl.constexpr = HEADS + KV_HEADS * (1 + STORED)
+    kept = (head < stop)[:, None] & in_plane[None, :]
+    place = qkv + token * qkv_token + (head * HEAD_DIM)[:, None] + plane[None, :]
+    low = tl.load(place, mask=kept, other=0.0).to(tl.float32)
+    high = tl.load(place + HEAD_DIM // 2, mask=kept, other=0.0).to(tl.float32)
+    normed_low, normed_high = low, high
+    if NORMED:
+        query = head < HEADS
+        factor = tl.sum(low * low + high * high, 1) / HEAD_DIM + tl.where(query, query_eps, key_eps)
+        factor = tl.rsqrt(factor)[:, None]
+        normed_low = low * factor * _weight(query_weight, key_weight, plane, in_plane, query)
+        normed_high = high * factor * _weight(query_weight, key_weight, plane + HEAD_DIM // 2, in_plane, query)
+    at = token * (HEAD_DIM // 2) + plane
+    cosine = tl.load(cos + at, mask=in_plane, other=0.0)[None, :]
+    sine = tl.load(sin + at, mask=in_plane, other=0.0)[None, :]
+    turned_low = (normed_low * cosine - normed_high * sine).to(qkv.dtype.element_ty)
+    turned_high = (normed_high * cosine + normed_low * sine).to(qkv.dtype.element_ty)
+    if STORED:
+        slot = tl.load(slot_mapping + token * slot_stride).to(tl.int64)
+        block, offset = slot // BLOCK_SIZE, slot % BLOCK_SIZE
+        # A slot of -1 must not reach an address.
+        there = kept & (slot >= 0)
+        key = (head >= HEADS) & (head < HEADS + KV_HEADS)
+        keys = key_cache + block * key_block + offset * key_token + ((head - HEADS) * key_head)[:, None]
+        tl.store(keys + plane[None, :], turned_low, mask=there & key[:, None])
+        tl.store(keys + plane[None, :] + HEAD_DIM // 2, turned_high, mask=there & key[:, None])
+        value = head >= HEADS + KV_HEADS
+        values = value_cache + block * value_block + offset * value_token
+        values += ((head - HEADS - KV_HEADS) * value_head)[:, None]
+        tl.store(values + plane[None, :], low.to(qkv.dtype.element_ty), mask=there & value[:, None])
+        tl.store(values + plane[None, :] + HEAD_DIM // 2, high.to(qkv.dtype.element_ty), mask=there & value[:, None])
+        kept = kept & (head < HEADS)[:, None]
+    tl.store(place, turned_low, mask=kept)
+    tl.store(place + HEAD_DIM // 2, turned_high, mask=kept)
+
+
+@triton.jit
+def _weight(query_weight, key_weight, dim, kept, query):
+    """[ROWS, HALF] float32: the weight of each head's norm at `dim`."""
+    of_query = tl.load(query_weight + dim, mask=kept, other=0.0).to(tl.float32)
+    of_key = tl.load(key_weight + dim, mask=kept, other=0.0).to(tl.float32)
+    return tl.where(query[:, None], of_query[None, :], of_key[None, :])
+
+
+def _check(qkv: Tensor, heads: Heads, turn: Turn) -> None:
+    width = (heads.num_heads + 2 * heads.num_kv_heads) * heads.head_dim
+    if qkv.dim() != 2 or qkv.shape[1] != width or qkv.stride(1) != 1:
+        found = f"{tuple(qkv.shape)} of strides {qkv.stride()}"
+        raise ValueError(f"qkv is {found}: need [tokens, {width}] with contiguous rows")
+    planes = (qkv.shape[0], heads.head_dim // 2)
+    for name, table in (("cos", turn.cos), ("sin", turn.sin)):
+        if table.shape != planes or table.dtype != torch.float32 or not table.is_contiguous():
+            found = f"{tuple(table.shape)} of {table.dtype}"
+            raise ValueError(f"{name} is {found}: need {planes} of float32 in one piece, as `turns` gives them")
+
+
+def _check_slots(qkv: Tensor, heads: Heads, slots: Slots) -> None:
+    keys, values, mapping = slots.key_cache, slots.value_cache, slots.slot_mapping
+    need = (heads.num_kv_heads, heads.head_dim)
+    if keys.dim() != 4 or keys.shape != values.shape or keys.shape[2:] != need:
+        raise ValueError(f"caches of shapes {tuple(keys.shape)} and {tuple(values.shape)} do not hold heads of {need}")
+    if not qkv.dtype == keys.dtype == values.dtype:
+        raise ValueError(f"keys of {qkv.dtype} do not go into caches of {keys.dtype} and {values.dtype}: need one type")
+    if mapping.shape != qkv.shape[:1] or mapping.dtype not in (torch.int32, torch.int64):
+        found = f"{tuple(mapping.shape)} of {mapping.dtype}"
+        raise ValueError(f"slot_mapping is {found}: need one int64 or int32 for each of {qkv.shape[0]} tokens")
+    for name, cache in (("key_cache", keys), ("value_cache", values)):
+        if cache.stride(3) != 1:
+            raise ValueError(f"the last dimension of {name} has stride {cache.stride(3)}: need 1")
