@@ -7,9 +7,12 @@ nothing of which block is whose, of who runs when, of how anything is computed, 
     add ──> scheduler                            refused at the door with a reason, or it waits
     step:   scheduler.schedule  ──> Plan         who computes how much
             runner.run          ──> StepLogits   swaps, copies, the model
-            sampler.sample      ──> Sampled      one token a request, one an answer where a prompt has just ended
+            sampler.begin       ──> Choice       one token a request, one an answer where a prompt has just ended
             answer.take         ──> Piece        text, and whether the answer is done
             scheduler.finish_step                publishes blocks, forks, frees who is done
+
+The first three are the launch of a step, the others its landing. Here one follows the other; `pipelined.py` launches
+the next step before the last one has landed.
 
 Cost of a step: the runner's, and O(1) Python a token made. Invariants: those of the scheduler and its memory, and each
 answer that is not done is a live request of the scheduler.
@@ -29,10 +32,10 @@ import torch
 from reference_impl.engine.answer import Answer, Group
 from reference_impl.engine.detokenizer import Detokenizer
 from reference_impl.engine.outputs import FinishReason, Piece
-from reference_impl.engine.runner import Runner, StepLogits
+from reference_impl.engine.runner import Awaited, Runner
 from reference_impl.memory.kv_policy import Reason, Refusal
 from reference_impl.model.loader import LoadedModel
-from reference_impl.model.sampler import Sampler
+from reference_impl.model.sampler import Choice, sampler_for
 from reference_impl.model.sampling import MAX_SEED, Sampled, SamplingParams
 from reference_impl.sched.plan import Plan
 from reference_impl.sched.request import Request
@@ -60,6 +63,18 @@ class StepReport:
     requests: int = 0
     made_tokens: int = 0
     seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Flight:
+    """A step that was launched. answers: each gets a token, in the order of `choice`. forked: those among them that
+    begin with it, by the answer whose prompt was computed.
+    """
+
+    plan: Plan
+    answers: list[Answer]
+    forked: dict[int, list[Answer]]
+    choice: Choice | None
 
 
 class Engine:
@@ -96,7 +111,7 @@ class Engine:
         self.last_step = StepReport()
         self._clock = clock
         self._debug = debug
-        self._sampler = Sampler(loaded.config.vocab_size)
+        self._sampler = sampler_for(loaded.transformer.device, loaded.config.vocab_size)
         self._groups: dict[int, Group] = {}
         self._answers: dict[int, Answer] = {}
         self._token_ids: dict[int, array[int]] = {}
@@ -221,10 +236,9 @@ class Engine:
         self._expire(started_s)
         pieces, self._ended = self._ended, []
         if self._groups:
-            plan = self.scheduler.schedule()
-            self._note_reused(plan)
-            pieces += self._take_tokens(self.runner.run(plan, self._token_ids))
-            self.last_step = self._report(plan, pieces, self._clock() - started_s)
+            flight = self._launch()
+            pieces += self._land(flight)
+            self.last_step = self._report(flight.plan, pieces, self._clock() - started_s)
         if self._debug:
             self.check_invariants()
         return pieces
@@ -241,9 +255,13 @@ class Engine:
             if answer.choice == 0 and not answer.made:
                 answer.group.cached_tokens = tokens
 
-    def _take_tokens(self, step: StepLogits) -> list[Piece]:
-        """Choose a token for each row, and tell the scheduler."""
-        answers, rows, forked = [], [], {}
+    def _launch(self, awaited: Awaited | None = None) -> Flight:
+        """Plan a step, compute it, and begin to choose its tokens. awaited: tokens that nobody here has seen yet."""
+        plan = self.scheduler.schedule()
+        self._note_reused(plan)
+        step = self.runner.run(plan, self._token_ids, awaited)
+        unseen = awaited.rows if awaited else {}
+        answers, rows, wishes, forked = [], [], [], {}
         for row, identity in enumerate(step.rows):
             answer = self._answers[identity]
             family = [answer, *self._unborn(answer)]
@@ -251,11 +269,17 @@ class Engine:
                 forked[identity] = family[1:]
             answers += family
             rows += [row] * len(family)
+            wishes += [member.wish if identity not in unseen else member.next_wish for member in family]
         logits = step.logits if not forked else step.logits[torch.tensor(rows, device=step.logits.device)]
-        chosen = self._sampler.sample(logits, [answer.wish for answer in answers]) if answers else []
+        return Flight(plan, answers, forked, self._sampler.begin(logits, wishes) if answers else None)
+
+    def _land(self, flight: Flight) -> list[Piece]:
+        """Give each answer that was not ended meanwhile its token, and tell the scheduler that the step is done."""
+        chosen = flight.choice.sampled() if flight.choice is not None else []
+        live = [pair for pair in zip(flight.answers, chosen, strict=True) if pair[0].is_live]
         ends = self.loaded.eos_token_ids
-        pieces = [answer.take(sampled, ends) for answer, sampled in zip(answers, chosen, strict=True)]
-        self._tell(answers, pieces, chosen, forked)
+        pieces = [answer.take(sampled, ends) for answer, sampled in live]
+        self._tell([answer for answer, _ in live], pieces, [sampled for _, sampled in live], flight.forked)
         return pieces
 
     def _unborn(self, answer: Answer) -> list[Answer]:
@@ -308,6 +332,6 @@ class Engine:
             ids = self._token_ids[identity]
             expected = len(answer.group.prompt) + len(answer.made)
             assert len(ids) == expected, f"I9: answer {identity} has {len(ids)} tokens, {expected} were given and made"
-        if not self._groups:
+        if not self.has_work:
             account = self.scheduler.memory.account()
             assert account.held == 0, f"I1: nobody is served, and {account.held} tokens are held"

@@ -18,15 +18,19 @@ from __future__ import annotations
 
 import struct
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from reference_impl.model.sampling import Sampled, SamplingParams
+
+if TYPE_CHECKING:
+    from reference_impl.model.device_sampler import DeviceSampler
 
 _HEAD = 512
 """Most likely tokens that top_p looks at before it sorts them all; text seldom needs more."""
@@ -37,12 +41,33 @@ _LARGEST = 1e300
 
 @dataclass(frozen=True)
 class Wish:
-    """One row's wishes: the token at place len(made) of answer `stream` of a request with this prompt."""
+    """One row's wishes: the token at place len(made) + awaited of answer `stream` of a request with this prompt.
+
+    awaited: tokens that were chosen and are not in `made` yet; not for wishes that look back.
+    """
 
     params: SamplingParams
     prompt: Sequence[int]
     made: Sequence[int]
     stream: int = 0
+    awaited: int = 0
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Tokens that are chosen, or will be when the device comes to it. tokens: [rows] int64 on the device of the logits.
+
+    sampled: waits for them. Raises: FloatingPointError as `Sampler.sample`.
+    """
+
+    tokens: Tensor
+    sampled: Callable[[], list[Sampled]]
+
+
+def looks_back(wish: Wish) -> bool:
+    """Whether the choice depends on which tokens were made before."""
+    params = wish.params
+    return bool(params.repetition_penalty != 1 or params.frequency_penalty or params.presence_penalty)
 
 
 def uniform(seed: int, stream: int, position: int) -> float:
@@ -51,8 +76,28 @@ def uniform(seed: int, stream: int, position: int) -> float:
     return (int.from_bytes(digest[:8], "little") >> 11) * 2.0**-53
 
 
+def number_of(wish: Wish) -> float:
+    """The random number of the token that is wished for. Raises: ValueError on a seed of None."""
+    if wish.params.seed is None:
+        raise ValueError("seed is None: whoever adds a request draws a seed for it")
+    return uniform(wish.params.seed, wish.stream, len(wish.made) + wish.awaited)
+
+
+def sampler_for(device: torch.device, vocab_size: int) -> Sampler | DeviceSampler:
+    """The fastest for logits on `device`: kernels on a GPU where Triton is installed, torch elsewhere."""
+    if device.type == "cuda":
+        try:
+            from reference_impl.model.device_sampler import DeviceSampler
+
+            return DeviceSampler(vocab_size, device)
+        except ImportError:
+            # A build of torch without Triton: slower, and the same choices.
+            pass
+    return Sampler(vocab_size)
+
+
 class Sampler:
-    """Chooses tokens below `vocab_size`."""
+    """Chooses tokens below `vocab_size`, from logits on any device."""
 
     def __init__(self, vocab_size: int) -> None:
         if vocab_size < 1:
@@ -60,30 +105,43 @@ class Sampler:
         self.vocab_size = vocab_size
 
     def sample(self, logits: Tensor, wishes: Sequence[Wish]) -> list[Sampled]:
-        """One token a row. logits: [rows, vocab] float32, read only; -inf forbids a token.
+        """One token a row. logits: [rows, vocab] of any floating-point type, read only; -inf forbids a token.
 
         Raises: ValueError on other shapes and on a seed of None; FloatingPointError, naming the row, where logits hold
         a NaN or +inf or nothing but -inf. Then no row has a token.
         """
-        expected = (len(wishes), self.vocab_size)
-        if tuple(logits.shape) != expected:
-            raise ValueError(f"logits must be [rows, vocab] = {expected}, got {tuple(logits.shape)}")
+        check_shape(logits, wishes, self.vocab_size)
         best, first = logits.max(dim=1)
         if not bool(best.isfinite().all()):
             row = int(best.isfinite().logical_not().nonzero()[0])
-            what = {"nan": "NaN", "inf": "+inf"}.get(str(float(best[row])), "nothing but -inf")
-            raise FloatingPointError(f"the logits of row {row} hold {what}: the model's weights or memory are broken")
+            raise bad_row(row, {"nan": "NaN", "inf": "+inf"}.get(str(float(best[row])), "nothing but -inf"))
         likeliest = first.tolist()
-        return [_choose(logits[row], likeliest[row], wish) for row, wish in enumerate(wishes)]
+        return [choose(logits[row], likeliest[row], wish) for row, wish in enumerate(wishes)]
+
+    def begin(self, logits: Tensor, wishes: Sequence[Wish]) -> Choice:
+        """As `sample`, at once."""
+        chosen = self.sample(logits, wishes)
+        return Choice(torch.tensor([one.token for one in chosen], device=logits.device), lambda: chosen)
 
 
-def _choose(row: Tensor, likeliest: int, wish: Wish) -> Sampled:
+def check_shape(logits: Tensor, wishes: Sequence[Wish], vocab_size: int) -> None:
+    """Raises: ValueError unless there is a row of `vocab_size` logits for each wish."""
+    expected = (len(wishes), vocab_size)
+    if tuple(logits.shape) != expected:
+        raise ValueError(f"logits must be [rows, vocab] = {expected}, got {tuple(logits.shape)}")
+
+
+def bad_row(row: int, what: str) -> FloatingPointError:
+    """The error of logits that hold no choice."""
+    return FloatingPointError(f"the logits of row {row} hold {what}: the model's weights or memory are broken")
+
+
+def choose(row: Tensor, likeliest: int, wish: Wish) -> Sampled:
+    """One row's token; `likeliest` is the lowest id of its largest logits. Raises: ValueError on a seed of None."""
     params = wish.params
     biased = _biased(row, wish)
     if not params.greedy:
-        if params.seed is None:
-            raise ValueError("seed is None: whoever adds a request draws a seed for it")
-        token = _draw(biased, params, uniform(params.seed, wish.stream, len(wish.made)))
+        token = _draw(biased, params, number_of(wish))
     elif biased is row:
         token = likeliest
     else:

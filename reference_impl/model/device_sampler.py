@@ -1,0 +1,119 @@
+"""The next tokens of a batch on a GPU: most rows by two kernels, the others as the sampler of the CPU does it.
+
+Owns: which rows the kernels can choose, and the one upload and one download around them. Knows nothing of the kernels'
+arithmetic (`draw.py`) or of what the other wishes do (`sampler.py`). Keeps nothing between two calls.
+
+The choices are those of `Sampler`, by the same numbers. Where weights are added in float32 a boundary between two
+tokens moves by up to about a millionth of the whole, so one draw in some hundred thousand may give the neighbour.
+Cost: a microsecond of Python a row, every logit read once, and one wait for the device; what a row with more wishes
+costs, see `sampler.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from reference_impl.model.draw import BAD_ROWS, BLOCK_TOKENS, LEAST_TEMPERATURE, draw
+from reference_impl.model.sampler import Choice, Wish, bad_row, check_shape, choose, number_of
+from reference_impl.model.sampling import Sampled
+
+
+class DeviceSampler:
+    """Chooses tokens below `vocab_size` from logits on `device`."""
+
+    def __init__(self, vocab_size: int, device: torch.device, *, block_tokens: int = BLOCK_TOKENS) -> None:
+        """block_tokens: logits a program reads at once, a power of 2. Raises: ValueError on a size that is none."""
+        if vocab_size < 1:
+            raise ValueError(f"vocab_size must be at least 1, got {vocab_size}")
+        if block_tokens < 1 or block_tokens & (block_tokens - 1):
+            raise ValueError(f"block_tokens must be a power of 2, got {block_tokens}")
+        self.vocab_size = vocab_size
+        self.device = device
+        self.block_tokens = block_tokens
+
+    def sample(self, logits: Tensor, wishes: Sequence[Wish]) -> list[Sampled]:
+        """One token a row. logits: [rows, vocab] of any floating-point type, read only; -inf forbids a token.
+
+        Raises: as `Sampler.sample`. Then no row has a token.
+        """
+        return self.begin(logits, wishes).sampled()
+
+    def begin(self, logits: Tensor, wishes: Sequence[Wish]) -> Choice:
+        """As `sample`, without a wait for the device, unless a row is not plain.
+
+        Raises: ValueError as `Sampler.sample`.
+        """
+        check_shape(logits, wishes, self.vocab_size)
+        temperatures, numbers = self.upload(wishes)
+        tokens = torch.empty(len(wishes), dtype=torch.int64, device=self.device)
+        self.draw(logits, temperatures, numbers, tokens)
+        if not all(map(is_plain, wishes)):
+            chosen = self._with_wishes(logits, wishes, _good(tokens.tolist()))
+            return Choice(torch.tensor([one.token for one in chosen], device=self.device), lambda: chosen)
+        if self.device.type != "cuda":
+            return Choice(tokens, lambda: _plain(tokens))
+        # Into memory that stays in place, else the copy would wait here.
+        there = torch.empty(len(wishes), dtype=torch.int64, pin_memory=True)
+        there.copy_(tokens, non_blocking=True)
+        copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        copied.record()
+
+        def sampled() -> list[Sampled]:
+            copied.synchronize()
+            return _plain(there)
+
+        return Choice(tokens, sampled)
+
+    @staticmethod
+    def _with_wishes(logits: Tensor, wishes: Sequence[Wish], tokens: list[int]) -> list[Sampled]:
+        return [
+            Sampled(token) if is_plain(wish) else choose(logits[row], token, wish)
+            for row, (token, wish) in enumerate(zip(tokens, wishes, strict=True))
+        ]
+
+    def upload(self, wishes: Sequence[Wish]) -> tuple[Tensor, Tensor]:
+        """What `draw` needs of each row: temperatures [rows] float32 and numbers [rows] float64, in one transfer.
+
+        A row that is not plain is drawn as if it were greedy. Raises: ValueError on a seed of None.
+        """
+        rows = len(wishes)
+        # Numbers first and an even count of them: each part begins where its kind of number, and 16 bytes, may begin.
+        first = 8 * (rows + rows % 2)
+        packed = np.zeros(first + 4 * rows, dtype=np.uint8)
+        numbers, temperatures = packed[: 8 * rows].view(np.float64), packed[first:].view(np.float32)
+        for row, wish in enumerate(wishes):
+            if is_plain(wish) and not wish.params.greedy:
+                temperatures[row] = wish.params.temperature
+                numbers[row] = number_of(wish)
+        there = torch.from_numpy(packed).to(self.device)
+        return there[first:].view(torch.float32), there[: 8 * rows].view(torch.float64)
+
+    def draw(self, logits: Tensor, temperatures: Tensor, numbers: Tensor, out: Tensor) -> None:
+        """See `draw.draw`: launches, and waits for nothing."""
+        draw(logits, temperatures, numbers, out, block_tokens=self.block_tokens)
+
+
+def _plain(tokens: Tensor) -> list[Sampled]:
+    return [Sampled(token) for token in _good(tokens.tolist())]
+
+
+def _good(tokens: list[int]) -> list[int]:
+    """The same tokens. Raises: FloatingPointError naming the first row that has none."""
+    for row, token in enumerate(tokens):
+        if token < 0:
+            raise bad_row(row, BAD_ROWS[token])
+    return tokens
+
+
+def is_plain(wish: Wish) -> bool:
+    """Whether the kernels choose this row's token: the largest logit, or a draw by temperature alone."""
+    params = wish.params
+    if params.top_k or params.top_p < 1 or params.min_p > 0 or params.logprobs is not None or params.logit_bias:
+        return False
+    if params.repetition_penalty != 1 or params.frequency_penalty or params.presence_penalty:
+        return False
+    return params.greedy or params.temperature >= LEAST_TEMPERATURE
