@@ -28,7 +28,10 @@ from typing import Any
 from reference_impl.bench.cases import CASES, RATIOS, Case
 from reference_impl.bench.goals import FLAT, Goal
 
-_FIELDS: dict[str, dict[str, type | tuple[type, ...]]] = {
+Schema = Mapping[str, Mapping[str, type | tuple[type, ...]]]
+"""What a part of a record is called -> its fields and their types."""
+
+_FIELDS: Schema = {
     "record": {
         "suite": str,
         "date": str,
@@ -67,7 +70,7 @@ def lean(report: Mapping[str, Any], skipped: Mapping[str, str]) -> dict[str, Any
         "clock": "process_time",
         "benchmarks": rows,
         "ratios": [
-            {"name": name, "ratio": (ratio := _short(costs[large] / costs[small])), "goal": _goal(FLAT, ratio)}
+            {"name": name, "ratio": (ratio := short(costs[large] / costs[small])), "goal": _goal(FLAT, ratio)}
             for name, (large, small) in RATIOS.items()
             if large in costs and small in costs
         ],
@@ -83,8 +86,8 @@ def _row(case: Case, stats: Mapping[str, float]) -> dict[str, Any]:
         "unit": case.unit,
         "operations": case.operations,
         "rounds": int(stats["rounds"]),
-        "iqr_s": _short(stats["iqr"]),
-        **{name: _short(value) for name, value in figures.items()},
+        "iqr_s": short(stats["iqr"]),
+        **{name: short(value) for name, value in figures.items()},
     }
     return row if case.goal is None else row | {"goal": _goal(case.goal, figures[case.goal.figure])}
 
@@ -93,7 +96,7 @@ def _goal(goal: Goal, value: float) -> dict[str, Any]:
     return {"figure": goal.figure, "value": goal.value, "met": goal.is_met(value)}
 
 
-def _short(value: float) -> float:
+def short(value: float) -> float:
     """Four digits: the rest is noise."""
     return float(f"{value:.4g}")
 
@@ -144,16 +147,21 @@ def check_record(record: Any) -> None:
 
 
 def _check(what: str, found: Any, optional: tuple[str, ...] = ()) -> None:
+    check_fields(_FIELDS, what, found, optional)
+
+
+def check_fields(schema: Schema, what: str, found: Any, optional: tuple[str, ...] = ()) -> None:
+    """Raises: ValueError unless `found` has the fields that `schema` gives `what`, each of its type, and no others."""
     if not isinstance(found, Mapping):
         raise ValueError(f"{what}: {found!r} is no object")
     name = found.get("name", what)
-    for field, kind in _FIELDS[what].items():
+    for field, kind in schema[what].items():
         if field not in found:
             raise ValueError(f"{name}: no {field}")
         if not isinstance(found[field], kind):
             raise ValueError(f"{name}: {field} is {found[field]!r}")
     for field in found:
-        if field not in _FIELDS[what] and field not in optional:
+        if field not in schema[what] and field not in optional:
             raise ValueError(f"{name}: {field!r} is no field of a {what}")
 
 
