@@ -78,18 +78,20 @@ class DeviceSampler:
     def upload(self, wishes: Sequence[Wish]) -> tuple[Tensor, Tensor]:
         """What `draw` needs of each row: temperatures [rows] float32 and numbers [rows] float64, in one transfer.
 
+        The transfer takes its turn behind what the device was told before, and the host does not wait for it.
         A row that is not plain is drawn as if it were greedy. Raises: ValueError on a seed of None.
         """
         rows = len(wishes)
         # Numbers first and an even count of them: each part begins where its kind of number, and 16 bytes, may begin.
         first = 8 * (rows + rows % 2)
-        packed = np.zeros(first + 4 * rows, dtype=np.uint8)
-        numbers, temperatures = packed[: 8 * rows].view(np.float64), packed[first:].view(np.float32)
+        packed = torch.zeros(first + 4 * rows, dtype=torch.uint8, pin_memory=self.device.type == "cuda")
+        here = packed.numpy()
+        numbers, temperatures = here[: 8 * rows].view(np.float64), here[first:].view(np.float32)
         for row, wish in enumerate(wishes):
             if is_plain(wish) and not wish.params.greedy:
                 temperatures[row] = wish.params.temperature
                 numbers[row] = number_of(wish)
-        there = torch.from_numpy(packed).to(self.device)
+        there = packed.to(self.device, non_blocking=True)
         return there[first:].view(torch.float32), there[: 8 * rows].view(torch.float64)
 
     def draw(self, logits: Tensor, temperatures: Tensor, numbers: Tensor, out: Tensor) -> None:
