@@ -19,17 +19,16 @@ from __future__ import annotations
 
 import math
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from reference_impl.attention.arguments import check_indices, check_paged
 from reference_impl.attention.merge import merge_pieces
 from reference_impl.attention.work_list import CUT_FIELDS, GRAIN_TOKENS, WorkList, share_of
 
 INTERPRETED = triton.knobs.runtime.interpret
 """Whether Triton's interpreter runs the kernels: its bfloat16 arithmetic is wrong, so there it is done in float32."""
-_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 _PIECE_ELEMENTS = 8192
 _PIECES = 16
 """What a merge holds in registers: so many numbers, of so many pieces at most."""
@@ -58,8 +57,9 @@ def paged_decode(
     which costs memory and a launch. window: only the last `window` tokens; a work list brings its own.
     Raises: ValueError, with nothing written, on shapes, types or a work list that do not go together.
     """
-    _check(query, key_cache, value_cache, block_tables, context_lens, out)
+    check_paged(query, key_cache, value_cache, out, first="batch")
     batch, heads, head_dim = query.shape
+    check_indices(batch, f"{batch} sequences", block_tables=(block_tables, 2), context_lens=(context_lens, 1))
     block_size, kv_heads = key_cache.shape[1:3]
     if work is None:
         work = WorkList(batch, heads, kv_heads, head_dim, query.dtype, query.device, window=window)
@@ -294,30 +294,6 @@ def _paged_decode(
                 tl.store(counter, 0)
         grain, begin, end, length = until, end, next_end, next_length
         sequence += 1
-
-
-def _check(
-    query: Tensor, key_cache: Tensor, value_cache: Tensor, block_tables: Tensor, context_lens: Tensor, out: Tensor
-) -> None:
-    if query.dim() != 3 or out.shape != query.shape:
-        raise ValueError(f"query has shape {tuple(query.shape)}, out {tuple(out.shape)}: need [batch, heads, head_dim]")
-    if key_cache.dim() != 4 or key_cache.shape != value_cache.shape or key_cache.shape[3] != query.shape[2]:
-        shapes = f"{tuple(key_cache.shape)} and {tuple(value_cache.shape)}"
-        raise ValueError(f"caches of shapes {shapes} do not go with a query of shape {tuple(query.shape)}")
-    if not key_cache.shape[2] or query.shape[1] % key_cache.shape[2]:
-        raise ValueError(f"{query.shape[1]} query heads are no multiple of {key_cache.shape[2]} KV heads")
-    types = {tensor.dtype for tensor in (query, key_cache, value_cache, out)}
-    if len(types) > 1 or query.dtype not in _DTYPES:
-        names = ", ".join(sorted(map(str, types)))
-        raise ValueError(f"query, caches and out are of {names}: need one of float32, float16 and bfloat16 for all")
-    for name, found, ndim in (("block_tables", block_tables, 2), ("context_lens", context_lens, 1)):
-        if found.dim() != ndim or found.shape[0] != query.shape[0] or found.dtype != torch.int32:
-            raise ValueError(
-                f"{name} is {tuple(found.shape)} of {found.dtype}: need int32 for {query.shape[0]} sequences"
-            )
-    for name, tensor in (("query", query), ("key_cache", key_cache), ("value_cache", value_cache), ("out", out)):
-        if tensor.stride(-1) != 1 and tensor.shape[-1] > 1:
-            raise ValueError(f"the last dimension of {name} has stride {tensor.stride(-1)}: need 1")
 
 
 def _check_work(work: WorkList, query: Tensor, kv_heads: int, window: int | None) -> None:
