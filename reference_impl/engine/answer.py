@@ -8,7 +8,7 @@ all but the first begin as forks of it once the prompt is computed.
 from __future__ import annotations
 
 from array import array
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from reference_impl.engine.detokenizer import Detokenizer
 from reference_impl.engine.outputs import FinishReason, Piece, Usage
@@ -66,8 +66,20 @@ class Answer:
         self.identity = identity
         self.made: list[int] = []
         self.wish = Wish(group.params, group.prompt, self.made, choice)
+        self.next_wish = replace(self.wish, awaited=1)
+        """For the token after one that is chosen and was not taken yet."""
         self._detokenizer = detokenizer
         group.live[choice] = self
+
+    @property
+    def is_live(self) -> bool:
+        """Whether it has not ended."""
+        return self.group.live.get(self.choice) is self
+
+    @property
+    def lacks_one(self) -> bool:
+        """Whether the next token is the last that it may have."""
+        return len(self.made) + 1 == self.group.params.max_tokens
 
     def take(self, sampled: Sampled, ends: frozenset[int]) -> Piece:
         """The next token; `ends` are the model's own end tokens. The piece says whether the answer is done with it.

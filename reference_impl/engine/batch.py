@@ -35,7 +35,7 @@ TokensOf = Mapping[int, Sequence[int]]
 
 @dataclass(frozen=True)
 class Batch:
-    """token_ids, positions: [tokens] int64, pads included. logit_rows: [makers] int64, the place of each one's last token.
+    """token_ids, positions: [tokens] int64, pads included. logit_rows: [makers] int64, where the last token of each is.
 
     sources: [tokens] int64, `KNOWN` or a place among the tokens that the device chose last; None if all are known.
     """

@@ -19,12 +19,14 @@ from reference_impl.attention.torch_attention import TorchAttention
 from reference_impl.engine.contract_check import check_plugins
 from reference_impl.engine.engine import Engine
 from reference_impl.engine.memory_profile import MemoryProfile, profile_memory
-from reference_impl.engine.options import GRAPHS, EngineSettings
+from reference_impl.engine.options import SWITCH, EngineSettings
+from reference_impl.engine.pipelined import PipelinedEngine
 from reference_impl.engine.runner import Runner
 from reference_impl.memory.events import EventLog
 from reference_impl.memory.kv_memory import PlacedMemory
 from reference_impl.model.loader import LoadedModel, load_model
 from reference_impl.plugin import is_plugin, load_backend
+from reference_impl.sched.lifecycle import Lifecycle
 from reference_impl.sched.setup import Setup, build
 from reference_impl.sched.surface import EngineScheduler
 
@@ -62,7 +64,7 @@ def build_engine(settings: EngineSettings, *, log: EventLog | None = None, loade
     setup = _setup(settings, profile.num_blocks * settings.block_size, longest, profile.bytes_per_token)
     scheduler = build(setup, log=log)
     runner = _runner(loaded, attention, graph_rows, settings, scheduler, setup)
-    engine = Engine(
+    engine = _engine_class(settings, scheduler, loaded.transformer.device)(
         loaded,
         scheduler,
         runner,
@@ -71,6 +73,22 @@ def build_engine(settings: EngineSettings, *, log: EventLog | None = None, loade
         debug=settings.debug,
     )
     return Built(engine, profile)
+
+
+def _engine_class(settings: EngineSettings, scheduler: EngineScheduler, device: torch.device) -> type[Engine]:
+    """Raises: ValueError if steps must overlap and a part of somebody's would be told a guess in place of a token."""
+    _check_switch("overlap", settings.overlap)
+    parts = (settings.block_allocator, settings.prefix_cache, settings.scheduler, settings.attention)
+    theirs = next((part for part in parts if part is not None and is_plugin(part)), None)
+    if settings.overlap == "on" and theirs is not None:
+        raise ValueError(f"overlap on needs parts of ours only, not {theirs}: it plans before tokens are known")
+    wanted = settings.overlap == "on" or (settings.overlap == "auto" and device.type == "cuda")
+    return PipelinedEngine if wanted and theirs is None and isinstance(scheduler, Lifecycle) else Engine
+
+
+def _check_switch(name: str, value: str) -> None:
+    if value not in SWITCH:
+        raise ValueError(f"{name} must be {', '.join(SWITCH)}, got {value!r}")
 
 
 def _setup(settings: EngineSettings, kv_tokens: int, longest: int, bytes_per_token: int) -> Setup:
@@ -145,9 +163,8 @@ def _attention(name: str | None, device: torch.device) -> Attention:
 
 def _graph_rows(settings: EngineSettings, attention: Attention, device: torch.device) -> int:
     """Sequences of the largest step that is captured; 0: none is. Raises: ValueError if one must and cannot be."""
+    _check_switch("cuda_graphs", settings.cuda_graphs)
     can_be = device.type == "cuda" and not isinstance(attention, TorchAttention | Lab4Attention)
     if settings.cuda_graphs == "on" and not can_be:
         raise ValueError("cuda_graphs on needs attention triton on an NVIDIA GPU: other attention waits for the device")
-    if settings.cuda_graphs not in GRAPHS:
-        raise ValueError(f"cuda_graphs must be {', '.join(GRAPHS)}, got {settings.cuda_graphs!r}")
     return settings.max_running if can_be and settings.cuda_graphs != "off" else 0

@@ -14,7 +14,7 @@ from reference_impl.sched.setup import ALLOCATORS, EVICTIONS, PREFIX_CACHES, SCH
 
 RECOVERIES = ("recompute", "swap")
 DTYPES = ("float32", "bfloat16", "float16")
-GRAPHS = ("auto", "on", "off")
+SWITCH = ("auto", "on", "off")
 _UNITS = {"": 1, "kib": 2**10, "mib": 2**20, "gib": 2**30, "kb": 10**3, "mb": 10**6, "gb": 10**9}
 
 
@@ -27,7 +27,8 @@ class EngineSettings:
     answer together; None for what the model was made for. prefix_cache: None takes "hash" where the memory can have one
     and "none" elsewhere. attention: "torch", "triton", or a file with the two functions of lab 4; None takes "triton"
     on an NVIDIA GPU and "torch" elsewhere. cuda_graphs: "auto" captures steps that only decode where that can be, which
-    is with "triton" on an NVIDIA GPU; "on" refuses to run where it cannot, "off" captures nothing.
+    is with "triton" on an NVIDIA GPU; "on" refuses to run where it cannot, "off" captures nothing. overlap: "auto"
+    plans a step while a GPU computes the one before, where all parts are ours; "on" does so on a CPU too.
     """
 
     model: str
@@ -49,6 +50,7 @@ class EngineSettings:
     watermark: float = 0.0
     attention: str | None = None
     cuda_graphs: str = "auto"
+    overlap: str = "auto"
     debug: bool = False
 
 
@@ -78,7 +80,15 @@ def add_engine_options(parser: argparse.ArgumentParser) -> None:
     steps = parser.add_argument_group("steps")
     steps.add_argument("--max-running", type=int, default=defaults.max_running, metavar="N", help="requests at once")
     steps.add_argument("--max-tokens-per-step", type=int, default=defaults.max_tokens_per_step, metavar="N")
-    steps.add_argument("--cuda-graphs", default=defaults.cuda_graphs, choices=GRAPHS, help="for steps that only decode")
+    steps.add_argument(
+        "--cuda-graphs", default=defaults.cuda_graphs, choices=SWITCH, help="for steps that only decode (default: auto)"
+    )
+    steps.add_argument(
+        "--overlap",
+        default=defaults.overlap,
+        choices=SWITCH,
+        help="plan a step while the last is computed (default: auto)",
+    )
     steps.add_argument("--debug", action="store_true", help="check every invariant after every step")
 
 
@@ -104,6 +114,7 @@ def settings_from(args: argparse.Namespace, *, max_waiting: int | None = None) -
         watermark=args.watermark,
         attention=args.attention,
         cuda_graphs=args.cuda_graphs,
+        overlap=args.overlap,
         debug=args.debug,
     )
 

@@ -25,8 +25,9 @@ class Demand:
 
     num_tokens: its prompt, and after a preemption also what it had made. max_new_tokens: how many more it may make at
     most. true_new_tokens: how many it will make, which only a simulator knows; a memory that looks at it says so.
-    token_ids: the ids of its tokens, which the owner may append to and never changes; None where contents do not
-    matter, and then nothing of this request is ever found again. salt: requests share blocks only under one salt.
+    token_ids: the ids of its tokens, which the owner may append to; the last may be a guess until it is computed, the
+    others never change. None where contents do not matter, and then nothing of this request is ever found again. salt:
+    requests share blocks only under one salt.
     """
 
     request: int

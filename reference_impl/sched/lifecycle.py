@@ -34,6 +34,7 @@ NO_FORKS: Forks = MappingProxyType({})
 BEHIND = "behind the first in the queue"
 ON_HOST = "on the host"
 ABORTED = "it was aborted"
+COMPLETE = "its answer is complete"
 
 
 class Lifecycle(ABC):
@@ -126,18 +127,32 @@ class Lifecycle(ABC):
         return None
 
     def abort(self, request: int) -> None:
+        self._leave(request, ABORTED)
+        self.counters.aborted += 1
+
+    def retire(self, request: int) -> None:
+        """End a request whose answer was found complete after its step was finished, in which it was said to go on.
+
+        It is one of those who finished. If the step under way computes something for it, nothing comes of that.
+        Raises: KeyError if it is unknown or has ended.
+        """
+        self._leave(request, COMPLETE)
+        self.counters.finished += 1
+
+    def _leave(self, request: int, why: str) -> None:
         live, step = self._requests.get(request), self._step
         if live is None or (step is not None and request in step.aborted):
             raise KeyError(f"no request {request}")
-        self.counters.aborted += 1
         if live.state is State.WAITING:
             self.queue.remove(request)
-            self._end(live, ABORTED)
+            self._end(live, why)
             self._tell_waits()
         elif step is not None and request in step:
             step.aborted.add(request)
+            if why is COMPLETE:
+                step.retired.add(request)
         else:
-            self._end(live, ABORTED)
+            self._end(live, why)
 
     def _open_step(self) -> Step:
         if self._step is not None:
@@ -181,9 +196,9 @@ class Lifecycle(ABC):
         self.queue.served(made)
         for identity in ended - step.aborted:
             self.counters.finished += 1
-            self._end(self._requests[identity], "its answer is complete")
+            self._end(self._requests[identity], COMPLETE)
         for identity in step.aborted:
-            self._end(self._requests[identity], ABORTED)
+            self._end(self._requests[identity], COMPLETE if identity in step.retired else ABORTED)
 
     def _check_finish(self, step: Step, ended: AbstractSet[int], sampled: Mapping[int, int]) -> None:
         for identity in ended:

@@ -36,7 +36,9 @@ class Step:
         self.refused: Refusal | None = None
         self.rectangle: Rectangle | None = None
         self.aborted: set[int] = set()
-        """Requests that were aborted while the step was under way; they end with it."""
+        """Requests that were aborted or retired while the step was under way; they end with it, and make nothing."""
+        self.retired: set[int] = set()
+        """Those of them whose answers are complete."""
 
     def __contains__(self, request: int) -> bool:
         return request in self.scheduled or request in self.swapped_in or request in self.swapped_out

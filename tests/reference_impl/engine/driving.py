@@ -14,6 +14,8 @@ from reference_impl.engine.outputs import Piece
 from reference_impl.model.loader import LoadedModel
 from reference_impl.model.sampling import SamplingParams
 
+OVERLAP = "off"
+"""Whether the steps of `tiny_engine` overlap; tests that run on both kinds of engine change it."""
 GREEDY = SamplingParams(max_tokens=8, temperature=0.0, ignore_eos=True)
 
 
@@ -21,7 +23,8 @@ def tiny_engine(tiny: LoadedModel, *, blocks: int = 256, block_size: int = 4, **
     """`blocks` blocks of `block_size` tokens, every invariant checked after every step."""
     memory = blocks * block_size * tiny.config.kv_bytes_per_token(4)
     wanted = replace(
-        EngineSettings(model="tiny", block_size=block_size, kv_memory_bytes=memory, debug=True), **settings
+        EngineSettings(model="tiny", block_size=block_size, kv_memory_bytes=memory, overlap=OVERLAP, debug=True),
+        **settings,
     )
     return build_engine(wanted, loaded=tiny)
 

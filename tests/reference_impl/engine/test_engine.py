@@ -1,4 +1,7 @@
-"""The engine by itself: who is taken, what comes out, how answers end, and that nothing is left of them."""
+"""The engine by itself: who is taken, what comes out, how answers end, and that nothing is left of them.
+
+All of it holds for an engine that takes one step after the other and for one whose steps overlap.
+"""
 
 from __future__ import annotations
 
@@ -14,9 +17,16 @@ from reference_impl.engine.generate import Ask, Told, generate
 from reference_impl.engine.outputs import FinishReason
 from reference_impl.model.loader import LoadedModel
 from reference_impl.model.sampling import SamplingParams
+from tests.reference_impl.engine import driving
 from tests.reference_impl.engine.driving import GREEDY, blocks_in_use, heard, pieces_of, tiny_engine
 
 pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(autouse=True, params=["off", "on"], ids=["one step after the other", "steps overlap"])
+def overlap(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setattr(driving, "OVERLAP", request.param)
+    return str(request.param)
 
 
 def alone(tiny: LoadedModel, prompt: list[int], params: SamplingParams = GREEDY) -> Told:
@@ -321,7 +331,8 @@ def test_ten_thousand_mixed_requests_leave_nothing_behind(tiny: LoadedModel) -> 
 
 def test_a_run_gives_replies_in_the_order_of_the_asks(tiny: LoadedModel) -> None:
     built = tiny_engine(tiny)
-    engine = Engine(tiny, built.engine.scheduler, built.engine.runner, max_waiting=3, debug=True)
+    kind = type(built.engine)
+    engine = kind(tiny, built.engine.scheduler, built.engine.runner, max_waiting=3, debug=True)
     asks = [Ask(prompt, GREEDY) for prompt in prompts(20)]
     asks[4] = Ask([], GREEDY)
     replies, totals = generate(engine, asks)

@@ -1,0 +1,112 @@
+"""An engine whose host makes the next step ready while the device computes the last one.
+
+Owns: the step in flight, and the guess that lets the next one follow it. Knows nothing of devices, kernels or threads.
+A step on a fast GPU takes as long as Python takes to plan it, so one after the other costs twice. What a plan needs of
+the step before is who goes on, not which token was chosen. So all whose length allows it are said to go on; the
+scheduler is told a guess in place of each token, and the device puts the token it chose where the guess stands:
+
+    host     launch 1 | guess 1, launch 2 | land 1 | guess 2, launch 3 | land 2 | ...
+    device            |        step 1     |      step 2          |       step 3
+
+    landing  the true token takes the guess's place, before anybody computes with it, publishes it or looks at it
+    wrong    an answer that ends, by an end token or a stop string, has a step too many in flight: it is retired, its
+             blocks are free when that step is done, and what the step made for it is dropped
+
+The next step is not launched ahead where it must know the tokens: of wishes that count what was made (penalties), and
+where answers fork. Those steps land first, as in `Engine`. Tokens are the same either way. Pieces come a step later.
+Cost: O(1) more a token; an answer that ends early computes one token in vain.
+Invariants: those of `Engine`; a step that was guessed about has landed before the scheduler hears of the next.
+Source: the asynchronous scheduling of SGLang and vLLM, told in their papers and documents.
+"""
+
+from __future__ import annotations
+
+from operator import index
+
+from reference_impl.engine.engine import Engine, Flight
+from reference_impl.engine.outputs import FinishReason, Piece
+from reference_impl.engine.runner import Awaited
+from reference_impl.model.sampler import looks_back
+from reference_impl.sched.lifecycle import Lifecycle
+
+GUESS = 0
+"""Any token that there is: it is never computed with."""
+
+
+class PipelinedEngine(Engine):
+    """See the module. The arguments are those of `Engine`; the scheduler is one of ours, whose requests can retire."""
+
+    scheduler: Lifecycle
+    _flight: Flight | None = None
+
+    @property
+    def has_work(self) -> bool:
+        return super().has_work or self._flight is not None
+
+    def abort(self, request: int, reason: FinishReason = FinishReason.ABORT) -> None:
+        if self._flight is not None and self._flight.forked:
+            # Its forks are not known to the scheduler before it lands.
+            flight, self._flight = self._flight, None
+            self._ended += self._land(flight)
+            if index(request) not in self._groups:
+                return
+        super().abort(request, reason)
+
+    def step(self) -> list[Piece]:
+        """As `Engine.step`, but that the pieces are those of the step before the one that is launched."""
+        started_s = self._clock()
+        self._expire(started_s)
+        pieces, self._ended = self._ended, []
+        flight, self._flight = self._flight, None
+        if flight is None and self._groups:
+            flight = self._launch()
+        if flight is not None:
+            if self._may_guess(flight):
+                guessed = self._guess(flight)
+                pieces += self._land_guessed(flight, guessed)
+            else:
+                pieces += self._land(flight)
+            self.last_step = self._report(flight.plan, pieces, self._clock() - started_s)
+        if self._debug:
+            self.check_invariants()
+        return pieces
+
+    def _may_guess(self, flight: Flight) -> bool:
+        return not flight.forked and not any(looks_back(answer.wish) for answer in flight.answers if answer.is_live)
+
+    def _guess(self, flight: Flight) -> set[int]:
+        """Tell the scheduler who goes on, and launch what comes next; those of whom it was a guess."""
+        rows = {answer.identity: place for place, answer in enumerate(flight.answers) if answer.is_live}
+        last = {identity for identity in rows if self._answers[identity].lacks_one}
+        going_on = {identity: place for identity, place in rows.items() if identity not in last}
+        self.scheduler.finish_step(last, dict.fromkeys(going_on, GUESS))
+        if len(self._answers) > len(last):
+            self._flight = self._launch(Awaited(going_on, flight.choice.tokens) if flight.choice is not None else None)
+        return set(going_on)
+
+    def _land_guessed(self, flight: Flight, guessed: set[int]) -> list[Piece]:
+        """Each answer gets its token, and each guess makes room for the truth."""
+        chosen = flight.choice.sampled() if flight.choice is not None else []
+        ends, pieces = self.loaded.eos_token_ids, []
+        for answer, sampled in zip(flight.answers, chosen, strict=True):
+            identity, group = answer.identity, answer.group
+            if not answer.is_live:
+                continue
+            if identity in guessed:
+                self._token_ids[identity][len(group.prompt) + len(answer.made)] = sampled.token
+            piece = answer.take(sampled, ends)
+            pieces.append(piece)
+            if piece.finish is not None:
+                if identity in guessed:
+                    self.scheduler.retire(identity)
+                self._forget(answer)
+            if group.is_over:
+                self._groups.pop(group.request, None)
+        return pieces
+
+    def check_invariants(self) -> None:
+        if self._flight is not None and self._flight.forked:
+            # Answers that begin with this step are known to their group alone until it lands.
+            self.scheduler.check_invariants()
+        else:
+            super().check_invariants()
