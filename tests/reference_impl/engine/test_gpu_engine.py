@@ -1,0 +1,191 @@
+"""The engine on a GPU, with our kernels, graphs and overlapping steps: the tokens of torch's reference on a CPU.
+
+float32 on both sides, the same random weights. The tiny models' logits hardly ever tie, so tokens are compared as they
+are. bfloat16 is held against float32 in logits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from reference_impl.engine.build import build_engine
+from reference_impl.engine.decode_graphs import DecodeGraphs, graph_sizes
+from reference_impl.engine.generate import Ask, Told, generate
+from reference_impl.engine.options import EngineSettings
+from reference_impl.engine.pipelined import PipelinedEngine
+from reference_impl.model.byte_tokenizer import ByteTokenizer
+from reference_impl.model.loader import LoadedModel
+from reference_impl.model.sampler import Choice, Wish
+from reference_impl.model.sampling import Sampled, SamplingParams
+from reference_impl.model.tiny import RandomCheckpoint, tiny_config
+from reference_impl.model.weights import load_weights
+from tests.reference_impl.engine.driving import blocks_in_use
+from tests.reference_impl.engine.same_tokens import WAYS
+
+on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU, and torch finds none here")
+
+MODELS = {
+    "llama": tiny_config(),
+    "qwen3": tiny_config(architecture="qwen3", qk_norm=True, num_heads=8, num_kv_heads=2, head_dim=32),
+    "qwen2": tiny_config(architecture="qwen2", attention_bias=True, tied_embeddings=True, num_kv_heads=4),
+    "mistral": tiny_config(architecture="mistral", sliding_window=24, num_kv_heads=1),
+}
+PARTS: dict[str, dict[str, Any]] = {
+    "as it comes": {},
+    "no graphs": {"cuda_graphs": "off"},
+    "one step after the other": {"overlap": "off"},
+    "neither": {"cuda_graphs": "off", "overlap": "off"},
+    "torch's attention": {"attention": "torch"},
+}
+
+
+def model(name: str, device: str, dtype: torch.dtype = torch.float32) -> LoadedModel:
+    config = MODELS[name]
+    weights = load_weights(RandomCheckpoint(config), dtype=dtype, device=torch.device(device))
+    return LoadedModel(name, config, weights, ByteTokenizer(), frozenset({257}))
+
+
+def asks(temperature: float, n: int = 1) -> list[Ask]:
+    """Prompts of 2 to 150 tokens; every third begins like the first."""
+    params = SamplingParams(max_tokens=20, temperature=temperature, seed=5, n=n, ignore_eos=True)
+    return [
+        Ask([(place * 7 + (number if number % 3 else 0)) % 256 for place in range(2 + 4 * number)], params)
+        for number in range(38)
+    ]
+
+
+def answers(loaded: LoadedModel, wanted: list[Ask], **parts: Any) -> list[list[Told]]:
+    """On a device: tokens and text of every answer, and not a block in use afterwards."""
+    device = loaded.transformer.device.type
+    memory = 3_000 * loaded.config.kv_bytes_per_token(4)
+    settings = EngineSettings(loaded.name, device=device, kv_memory_bytes=memory, max_running=24, debug=True)
+    engine = build_engine(replace(settings, **parts), loaded=loaded).engine
+    replies, _ = generate(engine, wanted)
+    assert not [reply.refused for reply in replies if reply.refused]
+    assert blocks_in_use(engine) == 0
+    return [reply.answers for reply in replies]
+
+
+@on_gpu
+@pytest.mark.gpu
+@pytest.mark.parametrize("parts", PARTS.values(), ids=PARTS)
+@pytest.mark.parametrize("name", MODELS)
+def test_greedy_tokens_are_those_of_the_reference_on_a_cpu(name: str, parts: dict[str, Any]) -> None:
+    wanted = asks(0.0)
+    assert answers(model(name, "cuda"), wanted, **parts) == answers(model(name, "cpu"), wanted)
+
+
+@on_gpu
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", [name for name in WAYS if "somebody" not in name and name != "padded"])
+def test_chunks_preemption_swaps_hits_forks_and_every_allocator_change_no_token(name: str) -> None:
+    way = WAYS[name]
+    wanted = asks(0.0, way.n) * (1 + way.twice)
+    settings = {"max_context_tokens": 180, **way.settings}
+    if way.times_longest:
+        settings["kv_memory_bytes"] = int(way.times_longest * 12) * 16 * MODELS["qwen3"].kv_bytes_per_token(4)
+    expected = answers(model("qwen3", "cpu"), asks(0.0))
+    found = answers(model("qwen3", "cuda"), wanted, **settings)[-len(expected) :]
+    assert [[told.token_ids for told in reply] for reply in found] == [
+        [reply[0].token_ids] * way.n for reply in expected
+    ]
+
+
+@on_gpu
+@pytest.mark.gpu
+def test_sampled_tokens_come_again_with_their_seed_whatever_runs_beside_them() -> None:
+    wanted = asks(1.0, n=2)
+    loaded = model("qwen3", "cuda")
+    whole = answers(loaded, wanted)
+    assert whole == answers(loaded, wanted, cuda_graphs="off", overlap="off", max_running=3)
+    same = sum(ours == theirs for ours, theirs in zip(whole, answers(model("qwen3", "cpu"), wanted), strict=True))
+    assert same >= len(wanted) - 1, "a number within float32's reach of a boundary is rare"
+
+
+class Dictated:
+    """Chooses the same tokens whatever the logits, and keeps these: (prompt's length, place) -> logits."""
+
+    def __init__(self) -> None:
+        self.logits: dict[tuple[int, int], Tensor] = {}
+
+    def begin(self, logits: Tensor, wishes: Sequence[Wish]) -> Choice:
+        places = [(len(wish.prompt), len(wish.made) + wish.awaited) for wish in wishes]
+        self.logits |= zip(places, logits.float().cpu(), strict=True)
+        chosen = [Sampled((31 * prompt + 7 * place) % 256) for prompt, place in places]
+        return Choice(torch.tensor([one.token for one in chosen], device=logits.device), lambda: chosen)
+
+
+def dictated_logits(loaded: LoadedModel, wanted: list[Ask], **parts: Any) -> dict[tuple[int, int], Tensor]:
+    device, dtype = loaded.transformer.device.type, str(loaded.transformer.dtype).removeprefix("torch.")
+    memory = 3_000 * loaded.config.kv_bytes_per_token(4)
+    settings = EngineSettings(loaded.name, device=device, dtype=dtype, kv_memory_bytes=memory, max_running=24)
+    engine = build_engine(replace(settings, **parts), loaded=loaded).engine
+    dictated = Dictated()
+    engine._sampler = dictated  # type: ignore[assignment]
+    generate(engine, wanted)
+    return dictated.logits
+
+
+@on_gpu
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", MODELS)
+def test_bfloat16_keeps_the_logits_of_float32_within_its_precision(name: str) -> None:
+    """Eight bits of every operand are kept, so each product is off by 0.2 % and two layers by some per cent at most."""
+    wanted = asks(0.0)
+    exact = dictated_logits(model(name, "cpu"), wanted)
+    parts = {"max_tokens_per_step": 64, "prefix_cache": "hash"}
+    found = dictated_logits(model(name, "cuda", torch.bfloat16), wanted, **parts)
+    assert found.keys() == exact.keys()
+    errors = [float((found[place] - exact[place]).norm() / exact[place].norm()) for place in exact]
+    assert max(errors) < 0.06
+    assert sum(errors) / len(errors) < 0.025
+
+
+@on_gpu
+@pytest.mark.gpu
+def test_a_gpu_gets_kernels_graphs_and_overlap_unless_told_otherwise() -> None:
+    loaded = model("llama", "cuda")
+    settings = EngineSettings("llama", device="cuda", kv_memory_bytes=2**20, max_running=5)
+    built = build_engine(settings, loaded=loaded)
+    assert type(built.engine) is PipelinedEngine
+    assert built.engine.runner.graphs is not None
+    assert built.engine.runner.graphs.sizes == [1, 2, 4, 5]
+    off = build_engine(replace(settings, cuda_graphs="off"), loaded=loaded)
+    assert off.engine.runner.graphs is None
+
+
+@on_gpu
+@pytest.mark.gpu
+def test_what_graphs_keep_is_measured_and_left_free() -> None:
+    loaded = model("llama", "cuda")
+    profile = build_engine(EngineSettings("llama", device="cuda", max_running=40), loaded=loaded).profile
+    assert profile.graph_bytes is not None
+    assert profile.graph_bytes > 0
+    assert "CUDA graphs" in profile.lines()[1]
+
+
+def test_every_batch_has_a_graph_that_is_at_most_seven_rows_too_large() -> None:
+    for most in (1, 3, 8, 9, 24, 256):
+        sizes = graph_sizes(most)
+        assert sizes[-1] == most
+        for rows in range(1, most + 1):
+            assert 0 <= next(size for size in sizes if size >= rows) - rows <= 7
+
+
+def test_without_a_gpu_graphs_are_refused_with_the_device() -> None:
+    loaded = model("llama", "cpu")
+    with pytest.raises(ValueError, match="a CUDA graph needs an NVIDIA GPU, this model is on cpu"):
+        DecodeGraphs(loaded.transformer, None, [], max_rows=4, max_context_tokens=64)  # type: ignore[arg-type]
+    for settings, said in (
+        ({"cuda_graphs": "on"}, "cuda_graphs on needs attention triton on an NVIDIA GPU"),
+        ({"attention": "triton"}, "attention triton runs on an NVIDIA GPU, this model is on cpu: take torch"),
+        ({"cuda_graphs": "maybe"}, "cuda_graphs must be auto, on, off, got 'maybe'"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            build_engine(EngineSettings("llama", **settings), loaded=loaded)  # type: ignore[arg-type]
