@@ -132,5 +132,7 @@ class DecodeGraphs:
             context_tokens=(self._longest,) * size,
             num_decodes=size,
         )
-        rows = torch.arange(size, device=slots.device)
-        return self._model.forward(token_ids, positions, self._caches, metadata, self._attention, rows)
+        dtype = self._model.dtype
+        return self._model.forward(
+            token_ids, positions, self._caches, metadata, self._attention, None, logits_dtype=dtype
+        )

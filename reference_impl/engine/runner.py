@@ -35,7 +35,7 @@ from reference_impl.sched.plan import Plan
 class StepLogits:
     """rows: the requests that make a token in this step. logits: [len(rows), vocab_size], in that order.
 
-    They are good until the next step.
+    Of the model's type, and good until the next step.
     """
 
     rows: tuple[int, ...]
@@ -126,4 +126,12 @@ class Runner:
             (sources,) = self._upload.send((batch.sources,))
             token_ids = torch.where(sources == KNOWN, token_ids, chosen[sources.clamp_min(0)])
         metadata = batch.layout.metadata(layout)
-        return self.model.forward(token_ids, positions, self.cache.layers, metadata, self.attention, logit_rows)
+        return self.model.forward(
+            token_ids,
+            positions,
+            self.cache.layers,
+            metadata,
+            self.attention,
+            logit_rows,
+            logits_dtype=self.model.dtype,
+        )

@@ -122,7 +122,9 @@ class Watched:
         self.config, self.dtype, self.device = loaded.config, torch.float32, torch.device("cpu")
         self.seen: list[SimpleNamespace] = []
 
-    def forward(self, ids: Any, positions: Any, caches: Any, metadata: Any, attention: Any, rows: Any) -> Any:
+    def forward(
+        self, ids: Any, positions: Any, caches: Any, metadata: Any, attention: Any, rows: Any, **options: Any
+    ) -> Any:
         self.seen.append(SimpleNamespace(ids=ids.tolist(), positions=positions.tolist(), metadata=metadata))
         return rows.float().unsqueeze(1)
 
