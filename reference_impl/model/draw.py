@@ -159,7 +159,8 @@ def _first_past(weights, target, place, SIZE: tl.constexpr):
 
 
 def _check(logits: Tensor, temperatures: Tensor, numbers: Tensor, out: Tensor) -> None:
-    if logits.dim() != 2 or not logits.shape[1] or not logits.is_floating_point() or logits.stride(1) != 1:
+    flat = logits.dim() == 2 and logits.shape[1] and (logits.stride(1) == 1 or logits.shape[1] == 1)
+    if not flat or not logits.is_floating_point():
         found = f"{tuple(logits.shape)} of {logits.dtype} and strides {logits.stride()}"
         raise ValueError(f"logits are {found}: need floating-point [rows, vocab] with contiguous rows")
     for name, tensor, dtype in (

@@ -1,0 +1,97 @@
+"""The model's kernels compile for an H100, on any machine: the interpreter accepts what a GPU's compiler does not.
+
+In a process of its own, because in this one Triton interprets. Integer arguments of 1 become constants when a kernel is
+compiled, so they are tried too. What is read and written in pieces of 16 bytes shows in the compiler's output.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("triton")
+
+ROOT = Path(__file__).parents[3]
+
+COMPILE = """
+import json, sys
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from reference_impl.model import draw, fused, fused_heads
+
+KERNELS = {
+    "norm": fused._rms_norm, "gated": fused._gated, "turns": fused._turns, "heads": fused_heads._turn_heads,
+    "weigh": draw._weigh, "choose": draw._choose,
+}
+DATA = ("x", "weight", "out", "gate_up", "qkv", "query_weight", "key_weight", "key_cache", "value_cache", "logits")
+FLOATS = ("cos", "sin", "frequencies", "temperatures", "largest", "found")
+TYPES = dict.fromkeys(FLOATS, "*fp32") | dict.fromkeys(("eps", "query_eps", "key_eps", "amplitude"), "fp32")
+TYPES |= {"positions": "*i32", "slot_mapping": "*i64", "numbers": "*fp64"}
+for name, dtype, warps, constants in json.loads(sys.argv[1]):
+    kernel = KERNELS[name]
+    types = TYPES | dict.fromkeys(DATA, "*" + dtype)
+    if name == "choose":
+        types["out"] = "*i64"
+    names = kernel.arg_names
+    signature = {arg: "constexpr" if arg in constants else types.get(arg, "i32") for arg in names}
+    # As when strides are multiples of 16, which those of models are.
+    even = {(place,): [["tt.divisibility", 16]] for place, arg in enumerate(names) if "fp" not in signature[arg][:2]}
+    fixed = {(names.index(arg),): value for arg, value in constants.items()}
+    even = {place: what for place, what in even.items() if place not in fixed}
+    try:
+        source = ASTSource(kernel, signature, fixed, even)
+        compiled = triton.compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": warps})
+        ptx = compiled.asm["ptx"]
+        print(json.dumps([compiled.metadata.shared, ptx.count("ld.global.v4.b32")]))
+    except Exception as error:
+        print(json.dumps(str(error)))
+"""
+
+NO_SLOTS = dict.fromkeys(("key_cache", "value_cache", "slot_mapping"))
+NO_NORMS = dict.fromkeys(("query_weight", "key_weight"))
+QWEN = {"HEADS": 16, "KV_HEADS": 8, "HEAD_DIM": 128, "HALF": 64, "ROWS": 8, "NORMED": True, "STORED": True}
+ODD = {"HEADS": 9, "KV_HEADS": 3, "HEAD_DIM": 20, "HALF": 16, "ROWS": 16, "NORMED": False, "STORED": False}
+
+CASES: dict[str, tuple[str, str, int, dict[str, object]]] = {
+    "norm": ("norm", "bf16", 4, {"SIZE": 1024, "BLOCK": 1024}),
+    "norm of the longest row": ("norm", "fp32", 16, {"SIZE": 16_384, "BLOCK": 16_384}),
+    "norm of an odd row": ("norm", "fp16", 1, {"SIZE": 77, "BLOCK": 128}),
+    "gated": ("gated", "bf16", 4, {"INNER": 3072, "BLOCK": 1024}),
+    "turns": ("turns", "fp32", 4, {"PLANES": 64, "COLUMNS": 64, "ROWS": 8}),
+    "turns of one": ("turns", "fp32", 4, {"PLANES": 10, "COLUMNS": 16, "ROWS": 32}),
+    "heads, normed and stored": ("heads", "bf16", 2, QWEN | {"BLOCK_SIZE": 16, "slot_stride": 1}),
+    "heads, stored in blocks of one": ("heads", "fp16", 2, QWEN | {"NORMED": False, "BLOCK_SIZE": 1} | NO_NORMS),
+    "heads in place": ("heads", "fp32", 2, ODD | {"BLOCK_SIZE": 1} | NO_NORMS | NO_SLOTS),
+    "weigh": ("weigh", "bf16", 4, {"BLOCK": 4096}),
+    "weigh one block": ("weigh", "fp32", 4, {"BLOCK": 1024, "blocks": 1}),
+    "choose": ("choose", "bf16", 8, {"BLOCK": 4096, "BLOCKS": 64}),
+    "choose from one block": ("choose", "fp32", 8, {"BLOCK": 1024, "BLOCKS": 1, "blocks": 1}),
+}
+WIDE_LOADS = {"norm": 2, "gated": 2, "heads, normed and stored": 2, "weigh": 4, "choose": 2}
+"""Loads of 16 bytes that a thread must have, where sizes are those of a real model in bfloat16."""
+
+
+@pytest.fixture(scope="module")
+def compiled() -> dict[str, object]:
+    """Case -> bytes of shared memory and loads of 16 bytes, or what the compiler said."""
+    environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
+    environment["PYTHONPATH"] = os.pathsep.join((str(ROOT), str(ROOT / "labs")))
+    command = [sys.executable, "-c", COMPILE, json.dumps(list(CASES.values()))]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return dict(zip(CASES, map(json.loads, done.stdout.splitlines()), strict=True))
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_it_compiles_and_reads_in_wide_pieces(compiled: dict[str, object], case: str) -> None:
+    found = compiled[case]
+    assert isinstance(found, list), found
+    shared_bytes, wide_loads = found
+    assert shared_bytes <= 227 * 1024
+    assert wide_loads >= WIDE_LOADS.get(case, 0)
