@@ -1,7 +1,8 @@
 """`engine bench memory`, `cpu` and `kernels`: measure, print goals with hit or miss, keep one file of results each.
 
-Owns: the command line and the call of pytest. Knows nothing of the cases. A miss is no failure: it is printed, for
-memory with the profile of one round, and the exit code stays 0. Exit code 1: something could not be measured.
+Owns: the command line of these three (`serving_command.py` has the others) and the call of pytest. Knows nothing of the
+cases. A miss is no failure: it is printed, for memory with the profile of one round, and the exit code stays 0. Exit
+code 1: something could not be measured.
 """
 
 from __future__ import annotations
@@ -18,30 +19,38 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from reference_impl.bench import serving_command
 from reference_impl.bench.cases import CASES, RATIOS, Case, NotHere
 from reference_impl.bench.record import check_record, commit, lean, table
+from reference_impl.bench.serving_command import RESULTS, keep
 from reference_impl.subcommands import Commands, check_output
 
 HERE = Path(__file__).parent
-RESULTS = HERE / "results"
 _PROFILE_LINES = 8
 
 
+_SUITES = {
+    "memory": "memory, scheduler and simulator",
+    "cpu": "the engine beside transformers, and paged beside reserved",
+    "kernels": "attention on an NVIDIA GPU",
+}
+
+
 def add_parser(commands: Commands) -> None:
-    """Add bench."""
+    """Add bench and its suites."""
     parser = commands.add_parser(
         "bench", help="speed of memory, of the whole engine and of its kernels", description="Benchmarks, kept as JSON."
     )
-    parser.add_argument(
-        "suite",
-        choices=("memory", "cpu", "kernels"),
-        help="memory: memory, scheduler and simulator. cpu: the engine beside transformers, and paged beside reserved. "
-        "kernels: attention on an NVIDIA GPU",
-    )
-    parser.add_argument("--only", metavar="TEXT", help="only cases whose name contains TEXT (not cpu); nothing is kept")
-    parser.add_argument("--json", type=Path, metavar="OUT", help="where to keep the record (default: results/)")
-    parser.add_argument("--commit", metavar="NAME", help="the commit that is measured, where the checkout has no git")
-    parser.set_defaults(run=_bench)
+    suites = parser.add_subparsers(dest="suite", required=True, metavar="SUITE")
+    for name, what in _SUITES.items():
+        suite = suites.add_parser(name, help=what, description=f"Measure {what}.")
+        suite.add_argument("--only", metavar="TEXT", help="only cases whose name contains TEXT; nothing is kept")
+        suite.add_argument("--json", type=Path, metavar="OUT", help="where to keep the record (default: results/)")
+        suite.add_argument(
+            "--commit", metavar="NAME", help="the commit that is measured, where the checkout has no git"
+        )
+        suite.set_defaults(run=_bench)
+    serving_command.add_parsers(suites)
 
 
 def _bench(args: argparse.Namespace) -> int:
@@ -60,7 +69,7 @@ def _bench_cpu(args: argparse.Namespace) -> int:
         print(f"engine bench cpu: {error}: it needs torch and transformers", file=sys.stderr)
         return 1
     print("\n".join(cpu.lines(record)))
-    _keep(record, args.json or RESULTS / "cpu.json")
+    keep(record, args.json or RESULTS / "cpu.json")
     return 0
 
 
@@ -70,14 +79,8 @@ def _bench_cases(args: argparse.Namespace) -> int:
     if record is None:
         return 1
     if args.only is None or args.json is not None:
-        _keep(record, args.json or RESULTS / f"{args.suite}.json")
+        keep(record, args.json or RESULTS / f"{args.suite}.json")
     return 0
-
-
-def _keep(record: dict[str, Any], path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    print(f"\nkept in {path.name}")
 
 
 def _chosen(only: str | None, names: Sequence[str]) -> list[str]:
