@@ -165,14 +165,18 @@ class Offsets:
 
     def next(self, raw: bytes) -> int:
         begun, _ = self._utf8.getstate()
-        # A character that does not go on, although bytes follow, is shown as one U+FFFD before them.
-        begins = self._characters + bool(begun and raw and not _goes_on(begun, raw[:1]))
+        begins = self._characters
+        if begun and raw and not _goes_on(begun, raw[:1]):
+            # What does not go on, although bytes follow, is shown before them: U+FFFD once, or for every byte of it.
+            begins += len(begun.decode("utf-8", "replace"))
         self._characters += len(self._utf8.decode(raw))
         return begins
 
 
 def _goes_on(begun: bytes, byte: bytes) -> bool:
     """Whether `byte` belongs to the character of which `begun` is the beginning."""
-    utf8 = codecs.getincrementaldecoder("utf-8")("replace")
-    text = utf8.decode(begun + byte)
-    return not text or (len(text) == 1 and not utf8.getstate()[0])
+    try:
+        return len((begun + byte).decode()) == 1
+    except UnicodeDecodeError as error:
+        # Python's own incremental decoder also waits behind half of a surrogate, which no character begins with.
+        return error.start == 0 and error.reason == "unexpected end of data"

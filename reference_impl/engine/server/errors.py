@@ -84,6 +84,9 @@ def as_api_error(error: Exception) -> ApiError:
     return ApiError(500, f"an error of the server: {type(error).__name__}")
 
 
+_WORD = re.compile(r"[\w-]+")
+
+
 def install(app: FastAPI) -> None:
     """Have `app` answer all errors in this form."""
 
@@ -147,10 +150,14 @@ def _shown(value: object) -> str:
 
 
 def _path(loc: tuple[int | str, ...]) -> str:
-    """("body", "messages", 0, "content") as messages[0].content"""
+    """("body", "messages", 0, "content") as messages[0].content; a name that is no word, as messages[0]['a b']."""
     path = ""
     for part in loc[1:]:
         if part == "[key]":
             continue
-        path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else part
+        if isinstance(part, int) or not _WORD.fullmatch(part):
+            # In quotes: a line break in a client's name for a field must not be one in the error.
+            path += f"[{_shown(part)}]"
+        else:
+            path += f".{part}" if path else part
     return path

@@ -9,7 +9,7 @@ import pytest
 
 pytest.importorskip("fastapi", reason="fastapi is not installed")
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from reference_impl.engine.server.call import Call
@@ -229,6 +229,8 @@ def places(data: bytes) -> list[int]:
     return found
 
 
+@example([b"\xed\xa0", b"\x00"])
+@example([b"\xed", b"\xa0", b"a"])
 @given(st.lists(st.one_of(st.binary(min_size=1, max_size=3), st.sampled_from("aé€𐍈").map(str.encode)), max_size=12))
 def test_a_token_begins_with_the_character_that_its_first_byte_belongs_to(tokens: list[bytes]) -> None:
     offsets, data = Offsets(), b""

@@ -125,6 +125,8 @@ def test_a_bad_value_is_named(served: Served, fields: dict[str, Any], param: str
         ({"messages": [{"role": "tool", "content": "a"}]}, "messages[0].role", "got 'tool'"),
         ({"messages": [{"role": "user"}]}, "messages[0].content", "is missing"),
         ({"messages": [{"role": "user", "content": 3}]}, "messages[0].content", "got 3"),
+        ({"messages": [{"a\nb": 3}]}, "messages[0]['a\\nb']", "messages[0]['a\\nb'] is no field of this call"),
+        ({"\n": 3}, "['\\n']", "['\\n'] is no field of this call; leave it out"),
         ({"messages": [{"role": "user", "content": "a", "name": "me"}]}, "messages[0].name", "leave it out"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages[0].content", "image_url"),
         ({"messages": [{"role": "user", "content": "\ud800"}]}, "messages", "half of a character"),
