@@ -38,7 +38,6 @@ from reference_impl.attention.work_list import NO_WINDOW
 
 _SEQUENCES = 128
 """Of so many sequences a program reads the beginnings at once, to find its own."""
-_TILE_BYTES = 16_384
 
 
 @dataclass(frozen=True)
@@ -131,6 +130,7 @@ def paged_prefill(
         TILE=tuning.tile_tokens,
         BLOCK_SIZE=block_size,
         SEQUENCES=_SEQUENCES,
+        ALIKE=key_cache.stride() == value_cache.stride(),
         WINDOWED=window is not None,
         INTERPRETED=INTERPRETED,
         num_warps=tuning.num_warps,
@@ -139,13 +139,17 @@ def paged_prefill(
 
 
 def prefill_tuning_for(head_dim: int, dtype: torch.dtype) -> PrefillTuning:
-    """From the bytes of a token's keys and from whether tensor cores take the type. See NOTES.md."""
-    token_bytes = max(16, triton.next_power_of_2(head_dim)) * dtype.itemsize
-    tile_tokens = max(16, min(128, _TILE_BYTES // token_bytes))
+    """What the registers hold, from the bytes of a head alone. See NOTES.md."""
     if dtype.itemsize > 2:
         # No tensor cores: all the products of a tile are written out, thread by thread.
-        return PrefillTuning(rows=32, tile_tokens=min(32, tile_tokens), num_warps=4, num_stages=1)
-    return PrefillTuning(rows=128, tile_tokens=tile_tokens, num_warps=8, num_stages=3)
+        return PrefillTuning(rows=32, tile_tokens=16, num_warps=8, num_stages=1)
+    head_bytes = max(16, triton.next_power_of_2(head_dim)) * dtype.itemsize
+    if head_bytes <= 128:
+        # Two programs on a multiprocessor, 128 registers a thread: one multiplies while the other takes exponentials.
+        return PrefillTuning(rows=128, tile_tokens=64, num_warps=8, num_stages=3)
+    if head_bytes <= 256:
+        return PrefillTuning(rows=128, tile_tokens=128, num_warps=8, num_stages=2)
+    return PrefillTuning(rows=128, tile_tokens=32, num_warps=8, num_stages=3)
 
 
 @triton.jit
@@ -164,10 +168,16 @@ def _sequence_of(place, cu_seqlens, stride, sequences, TOKENS: tl.constexpr, SEQ
 
 
 @triton.jit
-def _blocks(table, stride, start, low, stop, TILE: tl.constexpr, BLOCK_SIZE: tl.constexpr):
-    """The block of each token from `start`, 0 where there is no token to be read."""
-    token = start + tl.arange(0, TILE)
-    return tl.load(table + token // BLOCK_SIZE * stride, mask=(token >= low) & (token < stop), other=0).to(tl.int64)
+def _blocks(table, stride, token, there, BLOCK_SIZE: tl.constexpr):
+    """The block of each token, 0 where there is none to be read."""
+    # Unsigned, because division is then a shift where the block size is a power of two.
+    return tl.load(table + (token.to(tl.uint32) // BLOCK_SIZE).to(tl.int32) * stride, mask=there, other=0)
+
+
+@triton.jit
+def _places(block, offset, block_stride, token_stride):
+    """Where tokens lie, in numbers from the head's first. Products of two 32-bit numbers, but 64 bits wide."""
+    return block.to(tl.int64) * block_stride + offset.to(tl.int64) * token_stride
 
 
 @triton.jit
@@ -210,6 +220,7 @@ def _walk(
     DIMS: tl.constexpr,
     TILE: tl.constexpr,
     BLOCK_SIZE: tl.constexpr,
+    ALIKE: tl.constexpr,
     MASKED: tl.constexpr,
     WINDOWED: tl.constexpr,
     INTERPRETED: tl.constexpr,
@@ -221,11 +232,14 @@ def _walk(
     for start in range(begin, end, TILE):
         token = start + tl.arange(0, TILE)
         there = (token >= low) & (token < stop)
-        offset = token % BLOCK_SIZE
         # Loaded a tile ahead, so that a key's address waits for no load of its own iteration.
-        ahead = _blocks(table, table_entry, start + TILE, low, stop, TILE, BLOCK_SIZE)
-        key = _rows_of(keys, block * key_block + offset * key_token, there, MASKED, HEAD_DIM, DIMS)
-        value = _rows_of(values, block * value_block + offset * value_token, there, MASKED, HEAD_DIM, DIMS)
+        ahead = _blocks(table, table_entry, token + TILE, token + TILE < stop, BLOCK_SIZE)
+        offset = (token.to(tl.uint32) % BLOCK_SIZE).to(tl.int32)
+        at = _places(block, offset, key_block, key_token)
+        key = _rows_of(keys, at, there, MASKED, HEAD_DIM, DIMS)
+        if not ALIKE:
+            at = _places(block, offset, value_block, value_token)
+        value = _rows_of(values, at, there, MASKED, HEAD_DIM, DIMS)
         if INTERPRETED:
             key, value = key.to(tl.float32), value.to(tl.float32)
         score = tl.dot(query, tl.trans(key), input_precision="ieee")
@@ -285,6 +299,7 @@ def _paged_prefill(
     TILE: tl.constexpr,
     BLOCK_SIZE: tl.constexpr,
     SEQUENCES: tl.constexpr,
+    ALIKE: tl.constexpr,
     WINDOWED: tl.constexpr,
     INTERPRETED: tl.constexpr,
 ):
@@ -325,7 +340,8 @@ def _paged_prefill(
 
     keys, values = key_cache + kv_head * key_head, value_cache + kv_head * value_head
     table = block_tables + sequence.to(tl.int64) * table_sequence
-    block = _blocks(table, table_entry, begin, low, stop, TILE, BLOCK_SIZE)
+    nearest = begin + tl.arange(0, TILE)
+    block = _blocks(table, table_entry, nearest, (nearest >= low) & (nearest < stop), BLOCK_SIZE)
     found = tl.zeros((ROWS, DIMS), dtype=tl.float32)
     top = tl.full((ROWS,), float("-inf"), dtype=tl.float32)
     weight_sum = tl.zeros((ROWS,), dtype=tl.float32)
@@ -356,6 +372,7 @@ def _paged_prefill(
                 DIMS,
                 TILE,
                 BLOCK_SIZE,
+                ALIKE,
                 part != 1,
                 WINDOWED,
                 INTERPRETED,

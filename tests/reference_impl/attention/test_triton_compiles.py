@@ -13,8 +13,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 pytest.importorskip("triton")
+
+import triton
+
+from reference_impl.attention.paged_prefill import prefill_tuning_for
 
 ROOT = Path(__file__).parents[3]
 
@@ -23,27 +28,35 @@ import json, sys
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from reference_impl.attention import paged_decode, store_kv, work_list
+from reference_impl.attention import paged_decode, paged_prefill, store_kv, work_list
 from reference_impl.bench import textbook_decode
 
 KERNELS = {
     "cut": (work_list._cut, {}),
     "decode": (paged_decode._paged_decode, {"scale": "fp32", "partial_out": "*fp32", "partial_lse": "*fp32"}),
+    "prefill": (paged_prefill._paged_prefill, {"scale": "fp32"}),
     "store": (store_kv._store_kv, {"slot_mapping": "*i64"}),
     "textbook": (textbook_decode._textbook_decode, {"scale": "fp32"}),
 }
 DATA = ("query", "key_cache", "value_cache", "out", "key", "value")
-INDICES = ("block_tables", "context_lens", "ends", "cuts", "arrived")
-for name, dtype, constants in json.loads(sys.argv[1]):
+INDICES = ("block_tables", "context_lens", "cu_seqlens", "ends", "cuts", "arrived")
+for name, dtype, constants, *options in json.loads(sys.argv[1]):
     kernel, types = KERNELS[name]
     pointers = {**dict.fromkeys(DATA, "*" + dtype), **dict.fromkeys(INDICES, "*i32"), **types}
     names = kernel.arg_names
     signature = {arg: "constexpr" if arg in constants else pointers.get(arg, "i32") for arg in names}
-    source = ASTSource(kernel, signature, {(names.index(arg),): value for arg, value in constants.items()})
-    options = {"num_warps": 4, "num_stages": 3}
+    options = dict(zip(("num_warps", "num_stages"), options or (4, 3), strict=True))
+    # Strides and addresses as large models have them; without that nothing is copied 16 bytes at once.
+    hints = {
+        (names.index(arg),): [["tt.divisibility", 16]]
+        for arg, kind in signature.items()
+        if name == "prefill" and (kind.startswith("*") or arg.startswith(("query_", "out_", "key_", "value_")))
+    }
+    source = ASTSource(kernel, signature, {(names.index(arg),): value for arg, value in constants.items()}, hints)
     try:
         compiled = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)
-        print(json.dumps([compiled.metadata.shared, len(compiled.asm["cubin"])]))
+        used = [word for word in ("wgmma", "cp.async") if word in compiled.asm["ptx"]]
+        print(json.dumps([compiled.metadata.shared, len(compiled.asm["cubin"]), used]))
     except Exception as error:
         print(json.dumps(str(error)))
 """
@@ -57,9 +70,31 @@ DECODE = {
     "table_entry": 1,
     "lens_stride": 1,
 }
+PREFILL = {
+    "LANES": 8,
+    "GROUP": 4,
+    "HEADS": 4,
+    "BLOCK_SIZE": 16,
+    "SEQUENCES": 128,
+    "ALIKE": True,
+    "WINDOWED": False,
+    "INTERPRETED": False,
+    "table_entry": 1,
+    "lens_stride": 1,
+    "starts_stride": 1,
+}
 
 
-CASES: dict[str, tuple[str, str, dict[str, object]]] = {
+def prefill(head_dim: int, dtype: torch.dtype, **constants: object) -> tuple[object, ...]:
+    """A case of prefill in the tiles that a call of its own would choose."""
+    tuning = prefill_tuning_for(head_dim, dtype)
+    sizes = {"ROWS": tuning.rows, "TOKENS": tuning.rows // 4, "TILE": tuning.tile_tokens}
+    heads = {"HEAD_DIM": head_dim, "DIMS": max(16, triton.next_power_of_2(head_dim))}
+    name = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}[dtype]
+    return "prefill", name, PREFILL | sizes | heads | constants, tuning.num_warps, tuning.num_stages
+
+
+CASES: dict[str, tuple[object, ...]] = {
     "cut": ("cut", "i32", {"FIELDS": 8, "GRAIN": 16, "GRAINS": 4, "SEQUENCES": 128, "SHARES": 32}),
     "cut of one": (
         "cut",
@@ -78,13 +113,18 @@ CASES: dict[str, tuple[str, str, dict[str, object]]] = {
         "fp32",
         DECODE | {"GROUP": 1, "HEAD_DIM": 80, "DIMS": 128, "ROWS": 1, "TILE": 32, "batch": 1, "kv_heads": 1},
     ),
+    "prefill": prefill(128, torch.bfloat16),
+    "prefill of one": prefill(64, torch.float16, LANES=1, sequences=1, table_sequence=1),
+    "prefill with a window, apart": prefill(80, torch.bfloat16, WINDOWED=True, ALIKE=False, BLOCK_SIZE=5),
+    "prefill of large heads": prefill(256, torch.bfloat16),
+    "prefill in float32": prefill(128, torch.float32),
     "textbook": ("textbook", "bf16", {"KV_HEADS": 8, "GROUP": 4, "ROWS": 4, "HEAD_DIM": 128, "BLOCK_SIZE": 16}),
 }
 
 
 @pytest.fixture(scope="module")
 def compiled() -> dict[str, object]:
-    """Case -> bytes of shared memory and of machine code, or what the compiler said."""
+    """Case -> bytes of shared memory and of machine code, what it uses of a list, or what the compiler said."""
     environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
     environment["PYTHONPATH"] = os.pathsep.join((str(ROOT), str(ROOT / "labs")))
     command = [sys.executable, "-c", COMPILE, json.dumps(list(CASES.values()))]
@@ -97,6 +137,13 @@ def compiled() -> dict[str, object]:
 def test_it_compiles_and_a_multiprocessor_has_the_shared_memory(compiled: dict[str, object], case: str) -> None:
     found = compiled[case]
     assert isinstance(found, list), found
-    shared_bytes, cubin_bytes = found
+    shared_bytes, cubin_bytes, _ = found
     assert cubin_bytes > 1000
     assert shared_bytes <= 227 * 1024
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case.startswith("prefill") and "32" not in case])
+def test_prefill_multiplies_on_the_tensor_cores_and_copies_tiles_ahead(compiled: dict[str, object], case: str) -> None:
+    found = compiled[case]
+    assert isinstance(found, list), found
+    assert found[2] == ["wgmma", "cp.async"]
