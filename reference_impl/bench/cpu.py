@@ -1,7 +1,7 @@
 """`engine bench cpu`: what paging and continuous batching gain on a CPU, held against two goals and kept.
 
-Owns: the goals, the record and how it is said. Knows nothing of how either figure is measured (`beside_transformers.py`,
-`concurrency.py`).
+Owns: the goals, the record and how it is said. Knows nothing of how either figure is measured
+(`beside_transformers.py`, `concurrency.py`).
 
     suite, date, commit, machine    as in record.py; machine also has threads, torch, transformers, and waits: how a
                  thread waits for the others, OpenMP's OMP_WAIT_POLICY, which decides on a machine that is not idle

@@ -1,6 +1,6 @@
-"""`engine bench serve`, `budget` and `plot`: their options, and what is printed and kept.
+"""`engine bench offline`, `serve`, `budget` and `plot`: their options, and what is printed and kept.
 
-Owns: the three command lines. Knows nothing of what is measured or drawn. torch and matplotlib are imported by those
+Owns: the four command lines. Knows nothing of what is measured or drawn. torch and matplotlib are imported by those
 who run a command, not by `engine --help`.
 """
 
@@ -19,7 +19,19 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def add_parsers(suites: Commands) -> None:
-    """Add serve, budget and plot."""
+    """Add offline, serve, budget and plot."""
+    offline = suites.add_parser(
+        "offline", help="a batch job, beside the floor of its bytes", description="All requests are there at once."
+    )
+    _add_engine(offline, max_tokens_per_step=16_384)
+    offline.add_argument(
+        "--lengths", default="script", help="nano-vllm's script (default), or a trace: azure_conv, ..."
+    )
+    offline.add_argument("--requests", type=int, default=256, metavar="N", help="of a trace (default: 256)")
+    offline.add_argument("--turns", type=int, default=3, metavar="N", help="how often (default: 3)")
+    offline.add_argument("--memory-share", type=float, default=0.9, metavar="SHARE", help="for KV, of what is free")
+    offline.set_defaults(run=_offline)
+
     serve = suites.add_parser(
         "serve", help="latency and throughput at given rates of requests", description="Requests come as they like."
     )
@@ -28,6 +40,7 @@ def add_parsers(suites: Commands) -> None:
         "--rates", type=_rates, default=(1.0, 2.0, 4.0, 8.0), metavar="R,R,...", help="requests a second"
     )
     serve.add_argument("--requests", type=int, default=200, metavar="N", help="of each rate (default: 200)")
+    serve.add_argument("--seed", type=int, default=0, help="of arrivals and prompts")
     serve.add_argument("--workload", default="azure_conv", help="a trace or its sample (default: azure_conv)")
     serve.add_argument(
         "--ttft", type=float, default=0.45, metavar="S", help="a good request has its first token by then"
@@ -47,6 +60,7 @@ def add_parsers(suites: Commands) -> None:
     budget.add_argument("--requests", type=int, default=240, metavar="N", help="all there at the start (default: 240)")
     budget.add_argument("--max-context", type=int, default=2_048, metavar="TOKENS", help="what reserving reserves")
     budget.add_argument("--max-prompt", type=int, default=500, metavar="TOKENS", help="longer prompts are left out")
+    budget.add_argument("--seed", type=int, default=0, help="of the prompts")
     budget.add_argument("--workload", default="sharegpt_8k", help="a trace or its sample (default: sharegpt_8k)")
     budget.set_defaults(run=_budget)
 
@@ -67,7 +81,6 @@ def _add_engine(parser: argparse.ArgumentParser, max_tokens_per_step: int) -> No
     parser.add_argument("--overlap", default="auto", choices=SWITCH, help="plan a step while the last is computed")
     parser.add_argument("--max-running", type=int, default=256, metavar="N", help="requests at once")
     parser.add_argument("--max-tokens-per-step", type=int, default=max_tokens_per_step, metavar="N")
-    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, metavar="OUT", help="where to keep the record (default: results/)")
     parser.add_argument("--commit", metavar="NAME", help="the commit that is measured, where the checkout has no git")
 
@@ -92,6 +105,18 @@ def _settings(args: argparse.Namespace, **more: Any) -> EngineSettings:
         max_tokens_per_step=args.max_tokens_per_step,
         **more,
     )
+
+
+def _offline(args: argparse.Namespace) -> int:
+    check_output("--json", args.json)
+    from reference_impl.bench import offline
+
+    job = offline.Job(args.lengths, args.requests, args.turns)
+    settings = _settings(args, memory_share=args.memory_share)
+    record = offline.measure(settings, job, args.commit or commit(), _say)
+    print("\n".join(offline.lines(record)))
+    keep(record, args.json or RESULTS / "offline.json")
+    return 0
 
 
 def _serve(args: argparse.Namespace) -> int:
