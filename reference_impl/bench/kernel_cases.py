@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+ERRORS = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1e-2}
+"""Relative L2 over the output, as lab 4 has it."""
 REPLICA_BYTES = 512_000_000
 """All copies of one batch's keys and values together: ten times the second-level cache of an H100."""
 
@@ -124,3 +126,8 @@ def draw(case: DecodeCase, generator: torch.Generator) -> Batch:
     copies = max(2, -(-REPLICA_BYTES // case.kv_bytes))
     lengths = torch.tensor(case.lengths, dtype=torch.int32, device=device)
     return Batch(case, [replica() for _ in range(copies)], tables, lengths, case.head_dim**-0.5)
+
+
+def four_digits(value: float) -> float:
+    """The rest is noise."""
+    return float(f"{value:.4g}")

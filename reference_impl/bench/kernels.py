@@ -11,6 +11,9 @@ read, over the time, over the fastest read of this device.
     ceilings   read_gb_s, copy_gb_s (bytes read and written)
     decode     list of: name, kv_bytes, floor_us, held_out, cut_us (the work list, once a step for all layers), goal
                (share, met) and results: contender -> median_us, share, error (relative L2), or the reason it has none
+    prefill    list of: name, flops, held_out, of_gathered (ours over gather-then-SDPA, in speed), goal (of_dense,
+               of_gathered, met) and results: contender (bench/prefill.py) -> median_us, tflop_s, of_dense (share of
+               dense SDPA's speed), error (relative L2 over the query tokens that are compared)
     store      list of: name, bytes (read and written), median_us, share (of the copy ceiling), goal
 """
 
@@ -31,14 +34,13 @@ from reference_impl.attention import reference
 from reference_impl.attention.paged_decode import paged_decode
 from reference_impl.attention.store_kv import store_kv
 from reference_impl.attention.work_list import WorkList
-from reference_impl.bench import device_clock, textbook_decode
+from reference_impl.bench import device_clock, prefill, textbook_decode
 from reference_impl.bench.cases import NotHere
-from reference_impl.bench.kernel_cases import DECODE_CASES, REPLICA_BYTES, Batch, Replica, draw
+from reference_impl.bench.kernel_cases import DECODE_CASES, ERRORS, REPLICA_BYTES, Batch, Replica, draw, four_digits
+from reference_impl.bench.prefill_cases import PREFILL_CASES
 
 Calls = Sequence[Callable[[], Tensor]]
 """One for each replica; each gives its output."""
-ERRORS = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1e-2}
-"""Relative L2 over the output, as lab 4 has it."""
 OURS, TEXTBOOK, PADDED = "ours", "textbook", "torch SDPA, padded"
 LARGE_BYTES, LARGE_GOAL, SMALL_GOAL, STORE_GOAL = 250_000_000, 0.90, 0.75, 0.80
 _STORE_CASES = (("8k tokens, 8 x 128", 8192, 8, 128), ("64k tokens, 8 x 128", 65_536, 8, 128))
@@ -53,13 +55,15 @@ def measure(names: Sequence[str], commit: str, say: Callable[[str], None]) -> di
     generator.seed()
     ceilings = {"read": device_clock.read_bytes_per_s(), "copy": device_clock.copy_bytes_per_s()}
     say(f"read {ceilings['read'] / 1e9:,.0f} GB/s, copy {ceilings['copy'] / 1e9:,.0f} GB/s read and written")
-    say(header())
-    decode = []
+    decode: list[dict[str, Any]] = []
     for case in DECODE_CASES:
         if case.name in names:
+            if not decode:
+                say(header())
             decode.append(_decode_row(draw(case, generator), ceilings["read"]))
             torch.cuda.empty_cache()
             say(line(decode[-1]))
+    prompts = prefill.measure(names, generator, say)
     store = [_store_row(*case, ceilings["copy"], generator) for case in _STORE_CASES if store_name(case[0]) in names]
     for row in store:
         say(f"{row['name']:46} {row['median_us']:8.1f} us {row['share']:5.0%} of the copy ceiling")
@@ -70,13 +74,15 @@ def measure(names: Sequence[str], commit: str, say: Callable[[str], None]) -> di
         "machine": _machine(),
         "ceilings": {f"{name}_gb_s": round(rate / 1e9) for name, rate in ceilings.items()},
         "decode": decode,
+        "prefill": prompts,
         "store": store,
     }
 
 
 def case_names() -> list[str]:
     """Every case that can be asked for."""
-    return [case.name for case in DECODE_CASES] + [store_name(case[0]) for case in _STORE_CASES]
+    attention = [case.name for case in DECODE_CASES] + [case.name for case in PREFILL_CASES]
+    return attention + [store_name(case[0]) for case in _STORE_CASES]
 
 
 def store_name(shape: str) -> str:
@@ -107,9 +113,11 @@ def _decode_row(batch: Batch, read_bytes_per_s: float) -> dict[str, Any]:
     return {
         "name": case.name,
         "kv_bytes": case.kv_bytes,
-        "floor_us": _short(case.kv_bytes / read_bytes_per_s * 1e6),
+        "floor_us": four_digits(case.kv_bytes / read_bytes_per_s * 1e6),
         "held_out": case.held_out,
-        "cut_us": _short(device_clock.replay_s([lambda: work.refresh(batch.context_lens)] * 8, at_least_s=0.01) * 1e6),
+        "cut_us": four_digits(
+            device_clock.replay_s([lambda: work.refresh(batch.context_lens)] * 8, at_least_s=0.01) * 1e6
+        ),
         "goal": {"share": least, "met": results[OURS]["share"] >= least},
         "results": results,
     }
@@ -129,7 +137,7 @@ def _timed(calls: Calls, batch: Batch, oracle: Tensor, padded: bool, read_bytes_
         raise ValueError(f"{case.name}: relative error {error:.1e}, at most {ERRORS[case.dtype]:.0e}")
     seconds = device_clock.replay_s(calls)
     share = case.kv_bytes / seconds / read_bytes_per_s
-    return {"median_us": _short(seconds * 1e6), "share": _short(share), "error": _short(error)}
+    return {"median_us": four_digits(seconds * 1e6), "share": four_digits(share), "error": four_digits(error)}
 
 
 def _ours(batch: Batch, work: WorkList) -> Calls:
@@ -203,8 +211,8 @@ def _store_row(
     return {
         "name": store_name(shape),
         "bytes": moved,
-        "median_us": _short(seconds * 1e6),
-        "share": _short(share),
+        "median_us": four_digits(seconds * 1e6),
+        "share": four_digits(share),
         "goal": {"share": STORE_GOAL, "met": share >= STORE_GOAL},
     }
 
@@ -219,11 +227,6 @@ def _machine() -> dict[str, Any]:
         "triton": triton.__version__,
         "cuda": torch.version.cuda or "unknown",
     }
-
-
-def _short(value: float) -> float:
-    """Four digits: the rest is noise."""
-    return float(f"{value:.4g}")
 
 
 def header() -> str:
