@@ -21,6 +21,9 @@ from reference_impl.attention.work_list import WorkList
 class TritonAttention:
     """The `Attention` of `backend.py`. Nothing but a sequence's own slots reaches its answer, whatever they hold."""
 
+    stores_by_copy = True
+    """To store is to copy, and nothing else: a kernel that holds keys and values may write them into their slots."""
+
     def store_kv(
         self, key: Tensor, value: Tensor, key_cache: Tensor, value_cache: Tensor, slot_mapping: Tensor
     ) -> None:

@@ -87,10 +87,9 @@ class DeviceSampler:
         packed = torch.zeros(first + 4 * rows, dtype=torch.uint8, pin_memory=self.device.type == "cuda")
         here = packed.numpy()
         numbers, temperatures = here[: 8 * rows].view(np.float64), here[first:].view(np.float32)
-        for row, wish in enumerate(wishes):
-            if is_plain(wish) and not wish.params.greedy:
-                temperatures[row] = wish.params.temperature
-                numbers[row] = number_of(wish)
+        heat = [wish.params.temperature if is_plain(wish) else 0.0 for wish in wishes]
+        temperatures[:] = heat
+        numbers[:] = [number_of(wish) if warm else 0.0 for wish, warm in zip(wishes, heat, strict=True)]
         there = packed.to(self.device, non_blocking=True)
         return there[first:].view(torch.float32), there[: 8 * rows].view(torch.float64)
 

@@ -64,8 +64,8 @@ def a_norm(size: int, eps: float, seed: int, dtype: torch.dtype, device: torch.d
 @some
 def test_a_norm_is_that_of_the_definition(device, rows, size, eps, dtype, strided, scale) -> None:
     norm = a_norm(size, eps, 1, dtype, device)
-    x = drawn(rows, size, seed=2, dtype=dtype, device=device, strided=strided) * scale
-    x = x if strided else x.contiguous()
+    x = drawn(rows, size, seed=2, dtype=dtype, device=device, strided=strided)
+    x.mul_(scale)
     before = x.clone()
     found = rms_norm(x, norm.weight, eps)
     assert found.dtype == dtype
@@ -143,7 +143,7 @@ class Recorder:
 
 
 def cache_of(blocks: int, block_size: int, kv_heads: int, head_dim: int, dtype, device) -> tuple:
-    """Keys and values as the engine lays them: heads outermost; random, as what others stored."""
+    """Keys and values as the engine lays them, heads outermost; random, as what others stored."""
     both = drawn(2 * kv_heads, blocks * block_size * head_dim, seed=9, dtype=dtype, device=device)
     keys, values = both.view(2, kv_heads, blocks, block_size, head_dim).permute(0, 2, 3, 1, 4)
     return keys, values
@@ -175,8 +175,9 @@ def test_heads_are_normed_turned_and_stored_as_by_definition(
     blocks = 2 + 8 // block_size
     slots = torch.randperm(blocks * block_size, generator=generator)[:tokens].to(index)
     slots[1::3] = -1
-    ours = cache_of(blocks, block_size, kv_heads, head_dim, dtype, device)
-    theirs = tuple(cache.double().clone() for cache in ours)
+    # A block before and one behind belong to nobody: there a slot of -1 or a wrong stride shows.
+    ours = cache_of(blocks + 2, block_size, kv_heads, head_dim, dtype, device)
+    theirs = tuple(cache.double() for cache in ours)
 
     whole = qkv.double().view(tokens, num_heads + 2 * kv_heads, head_dim)
     query, key, value = whole.split([num_heads, kv_heads, kv_heads], dim=1)
@@ -190,18 +191,19 @@ def test_heads_are_normed_turned_and_stored_as_by_definition(
         return torch.cat((low * cos - high * sin, high * cos + low * sin), dim=-1)
 
     expected = turned(query)
-    Recorder(True).store_kv(turned(key), value, *theirs, slots)
+    Recorder(True).store_kv(turned(key), value, *(cache[1:-1] for cache in theirs), slots)
 
     attention, ops = Recorder(by_copy), FusedOps()
-    found = ops.heads(qkv, shape, ops.turn(rotary, positions), Slots(attention, *ours, slots.to(device)))
+    caches = [cache[1:-1] for cache in ours]
+    found = ops.heads(qkv, shape, ops.turn(rotary, positions), Slots(attention, *caches, slots.to(device)))
     assert attention.asked == (not by_copy)
     assert found.shape == expected.shape
     assert close(found, expected)
+    untouched = torch.ones((blocks + 2) * block_size, dtype=torch.bool)
+    untouched[slots[slots >= 0].long() + block_size] = False
     for mine, other in zip(ours, theirs, strict=True):
         assert close(mine, other)
         # What nobody wrote is what it was, bit for bit.
-        untouched = torch.ones(blocks * block_size, dtype=torch.bool)
-        untouched[slots[slots >= 0].long()] = False
         flat = [cache.reshape(-1, kv_heads, head_dim).cpu()[untouched] for cache in (mine, other)]
         assert torch.equal(flat[0].double(), flat[1])
 
