@@ -37,9 +37,9 @@ def add_parsers(suites: Commands) -> None:
     )
     _add_engine(serve, max_tokens_per_step=2_048)
     serve.add_argument(
-        "--rates", type=_rates, default=(1.0, 2.0, 4.0, 8.0), metavar="R,R,...", help="requests a second"
+        "--rates", type=_rates, default=(4.0, 8.0, 16.0, 32.0, 64.0), metavar="R,R,...", help="requests a second"
     )
-    serve.add_argument("--requests", type=int, default=200, metavar="N", help="of each rate (default: 200)")
+    serve.add_argument("--requests", type=int, default=256, metavar="N", help="of each rate (default: 256)")
     serve.add_argument("--seed", type=int, default=0, help="of arrivals and prompts")
     serve.add_argument("--workload", default="azure_conv", help="a trace or its sample (default: azure_conv)")
     serve.add_argument(
