@@ -213,7 +213,8 @@ def _engine(settings: EngineSettings, built: Built) -> dict[str, Any]:
     return {
         **computed_by(built.engine),
         "block_allocator": settings.block_allocator,
-        "prefix_cache": settings.prefix_cache or "default",
+        # As `build_engine` chooses where nothing is asked for.
+        "prefix_cache": settings.prefix_cache or ("hash" if settings.block_allocator == "paged" else "none"),
         "block_size": settings.block_size,
         "kv_tokens": built.profile.kv_tokens,
         "kv_bytes": built.profile.kv_bytes,

@@ -13,6 +13,7 @@ from typing import Any
 
 from reference_impl.bench.record import commit
 from reference_impl.engine.options import DTYPES, SWITCH, EngineSettings, parse_bytes
+from reference_impl.sched.setup import ALLOCATORS, PREFIX_CACHES
 from reference_impl.subcommands import Commands, check_output
 
 RESULTS = Path(__file__).parent / "results"
@@ -49,6 +50,8 @@ def add_parsers(suites: Commands) -> None:
     serve.add_argument("--kv-memory", type=parse_bytes, metavar="BYTES", help="for keys and values, as 512MiB or 2GiB")
     serve.add_argument("--memory-share", type=float, default=0.8, metavar="SHARE", help="else: of what is free")
     serve.add_argument("--max-context", type=int, metavar="TOKENS", help="longer requests are cut to it")
+    serve.add_argument("--block-allocator", default="paged", choices=ALLOCATORS, help="(default: paged)")
+    serve.add_argument("--prefix-cache", choices=PREFIX_CACHES, help="(default: hash where it can be)")
     serve.add_argument("--max-waiting", type=int, metavar="N", help="requests beyond that are refused")
     serve.set_defaults(run=_serve)
 
@@ -131,6 +134,8 @@ def _serve(args: argparse.Namespace) -> int:
         memory_share=args.memory_share,
         max_context_tokens=args.max_context,
         max_waiting=args.max_waiting,
+        block_allocator=args.block_allocator,
+        prefix_cache=args.prefix_cache,
     )
     keep(serve.measure(settings, load, args.commit or commit(), _say), args.json or RESULTS / "serve.json")
     return 0

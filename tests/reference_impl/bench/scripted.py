@@ -29,10 +29,11 @@ class Time:
 
 
 class OneAtATime:
-    """Every step takes a second and makes one token for the oldest request; `most` may wait behind it."""
+    """Every step takes `step_s` and makes one token for the oldest request; `most` may wait behind it."""
 
-    def __init__(self, time: Time, most: int = 10) -> None:
+    def __init__(self, time: Time, most: int = 10, step_s: float = 1.0) -> None:
         self._time = time
+        self._step_s = step_s
         self._most = most
         self._left: dict[int, int] = {}
         self.added: list[tuple[float, int]] = []
@@ -58,7 +59,7 @@ class OneAtATime:
         return len(self.added)
 
     def step(self) -> list[Piece]:
-        self._time.now_s += 1.0
+        self._time.now_s += self._step_s
         self.scheduler.counters.preemptions += 1
         request = min(self._left)
         self._left[request] -= 1

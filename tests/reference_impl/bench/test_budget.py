@@ -21,7 +21,7 @@ from tests.reference_impl.bench.scripted import OneAtATime, Time
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-TERMS = budget.Terms(kv_tokens=640, requests=16, longest=128, longest_prompt=96)
+TERMS = budget.Terms(kv_tokens=320, requests=16, longest=64, longest_prompt=48)
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def test_every_way_makes_the_same_tokens_in_the_same_bytes(record: dict[str, Any
         "paged + prefix cache, shared prompts",
     ]
     assert {row["tokens"] for row in record["rows"]} == {record["workload"]["output_tokens"]}
-    assert record["memory"]["kv_bytes"] == 640 * 2 * 2 * 2 * 16 * 4, "keys and values, layers, heads, 16 floats of 4"
+    assert record["memory"]["kv_bytes"] == 320 * 2 * 2 * 2 * 16 * 4, "keys and values, layers, heads, 16 floats of 4"
 
 
 def test_reserving_holds_as_many_as_there_are_longest_lengths_and_paging_more(record: dict[str, Any]) -> None:
@@ -89,6 +89,13 @@ def test_a_crowd_is_counted_while_somebody_waits() -> None:
     assert concurrency.Crowd(waited_s=[1.0, 3.0], running=[8, 4]).mean_running == 5.0
 
 
+def test_a_real_record_can_be_drawn(record: dict[str, Any], tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    from reference_impl.bench import plot
+
+    assert all(path.is_file() for path in plot.draw(record, tmp_path / "budget", "budget.json"))
+
+
 def test_requests_that_all_fit_at_once_measure_nothing() -> None:
     few = budget.Terms(kv_tokens=4_096, requests=3, longest=64, longest_prompt=32)
     with pytest.raises(ValueError, match="3 requests all fit at once under padded: more are needed"):
@@ -128,8 +135,8 @@ def test_the_command_measures_and_keeps(
     asked: list[Any] = []
     monkeypatch.setattr(budget, "measure", lambda *args: asked.append(args) or record)
     kept = tmp_path / "budget.json"
-    options = ["--model", "tiny", "--device", "cpu", "--kv-tokens", "640", "--requests", "16", "--max-prompt", "96"]
-    assert main(["bench", "budget", *options, "--max-context", "128", "--commit", "abc", "--json", str(kept)]) == 0
+    options = ["--model", "tiny", "--device", "cpu", "--kv-tokens", "320", "--requests", "16", "--max-prompt", "48"]
+    assert main(["bench", "budget", *options, "--max-context", "64", "--commit", "abc", "--json", str(kept)]) == 0
     assert "paged at least 2 times contiguous" in capsys.readouterr().out
     assert json.loads(kept.read_text(encoding="utf-8")) == record
     settings, terms, commit, _ = asked[0]

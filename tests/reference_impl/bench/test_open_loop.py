@@ -128,5 +128,6 @@ def test_prompts_share_nothing_unless_they_are_given_a_system_prompt() -> None:
     assert shared[0].prompt[:40] == shared[2].prompt[:40]
     assert shared[0].prompt[40:45] != shared[2].prompt[40:45]
     assert shared[1].prompt[:15] == shared[3].prompt[:15], "of a short prompt one half"
+    assert shared[1].prompt[15:20] != shared[3].prompt[15:20]
     assert shared[0].prompt[:5] != shared[1].prompt[:5]
     assert own[0].prompt == asks(pairs, 1_000, 0)[0].prompt != asks(pairs, 1_000, 1)[0].prompt
