@@ -25,29 +25,18 @@ Source: Dao, FlashAttention-2, 2023; Kwon et al., SOSP 2023, section 4.1; Agrawa
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from reference_impl.attention.arguments import check_indices, check_paged
 from reference_impl.attention.paged_decode import INTERPRETED
+from reference_impl.attention.prefill_tuning import PrefillTuning, prefill_tuning_for
 from reference_impl.attention.work_list import NO_WINDOW
 
 _SEQUENCES = 128
 """Of so many sequences a program reads the beginnings at once, to find its own."""
-
-
-@dataclass(frozen=True)
-class PrefillTuning:
-    """Rows of a tile of queries, (token, head) each; tokens of a tile of keys; warps and pipeline stages."""
-
-    rows: int
-    tile_tokens: int
-    num_warps: int
-    num_stages: int
 
 
 def paged_prefill(
@@ -128,6 +117,7 @@ def paged_prefill(
         DIMS=max(16, triton.next_power_of_2(head_dim)),
         ROWS=tuning.rows,
         TILE=tuning.tile_tokens,
+        EDGE=tuning.edge_tokens,
         BLOCK_SIZE=block_size,
         SEQUENCES=_SEQUENCES,
         ALIKE=key_cache.stride() == value_cache.stride(),
@@ -136,20 +126,6 @@ def paged_prefill(
         num_warps=tuning.num_warps,
         num_stages=tuning.num_stages,
     )
-
-
-def prefill_tuning_for(head_dim: int, dtype: torch.dtype) -> PrefillTuning:
-    """What the registers hold, from the bytes of a head alone. See NOTES.md."""
-    if dtype.itemsize > 2:
-        # No tensor cores: all the products of a tile are written out, thread by thread.
-        return PrefillTuning(rows=32, tile_tokens=16, num_warps=8, num_stages=1)
-    head_bytes = max(16, triton.next_power_of_2(head_dim)) * dtype.itemsize
-    if head_bytes <= 128:
-        # Two programs on a multiprocessor, 128 registers a thread: one multiplies while the other takes exponentials.
-        return PrefillTuning(rows=128, tile_tokens=64, num_warps=8, num_stages=3)
-    if head_bytes <= 256:
-        return PrefillTuning(rows=128, tile_tokens=128, num_warps=8, num_stages=2)
-    return PrefillTuning(rows=128, tile_tokens=32, num_warps=8, num_stages=3)
 
 
 @triton.jit
@@ -172,6 +148,13 @@ def _blocks(table, stride, token, there, BLOCK_SIZE: tl.constexpr):
     """The block of each token, 0 where there is none to be read."""
     # Unsigned, because division is then a shift where the block size is a power of two.
     return tl.load(table + (token.to(tl.uint32) // BLOCK_SIZE).to(tl.int32) * stride, mask=there, other=0)
+
+
+@triton.jit
+def _first_blocks(table, stride, start, low, stop, TILE: tl.constexpr, BLOCK_SIZE: tl.constexpr):
+    """The blocks of the tile at `start`."""
+    token = start + tl.arange(0, TILE)
+    return _blocks(table, stride, token, (token >= low) & (token < stop), BLOCK_SIZE)
 
 
 @triton.jit
@@ -227,7 +210,7 @@ def _walk(
 ):
     """Online softmax over the tiles from `begin` to before `end`, of whose tokens those from `low` to `stop` are read.
 
-    block: those of the first tile's tokens; gives those of the tile behind the last, for the next walk.
+    block: those of the first tile's tokens.
     """
     for start in range(begin, end, TILE):
         token = start + tl.arange(0, TILE)
@@ -259,7 +242,7 @@ def _walk(
         out = tl.dot(weight.to(value.dtype), value, out * fade[:, None], input_precision="ieee")
         top = higher
         block = ahead
-    return block, out, top, weight_sum
+    return out, top, weight_sum
 
 
 # Whatever changes from step to step is no constant to compile for.
@@ -297,6 +280,7 @@ def _paged_prefill(
     DIMS: tl.constexpr,
     ROWS: tl.constexpr,
     TILE: tl.constexpr,
+    EDGE: tl.constexpr,
     BLOCK_SIZE: tl.constexpr,
     SEQUENCES: tl.constexpr,
     ALIKE: tl.constexpr,
@@ -331,29 +315,31 @@ def _paged_prefill(
     first = length - queries + tile * TOKENS
     stop = length - queries + tl.minimum((tile + 1) * TOKENS, queries)
     low = tl.maximum(first + 1 - window, 0)
-    begin = low // TILE * TILE
-    # From `inner` on a tile is not before the diagonal for every row, up to `free` one is not in every row's window.
-    inner = tl.maximum(first + 1, 0) // TILE * TILE
+    # Three walks: tiles before `free` are not in every row's window, from `inner` on not before every row's diagonal.
+    begin = low // EDGE * EDGE
     free = begin
     if WINDOWED:
-        free = tl.minimum(tl.cdiv(tl.maximum(stop - window, 0), TILE) * TILE, inner)
+        free = tl.minimum(tl.cdiv(tl.maximum(stop - window, 0), EDGE), tl.maximum(first + 1, 0) // EDGE) * EDGE
+    inner = free + tl.maximum(first + 1 - free, 0) // TILE * TILE
 
     keys, values = key_cache + kv_head * key_head, value_cache + kv_head * value_head
     table = block_tables + sequence.to(tl.int64) * table_sequence
-    nearest = begin + tl.arange(0, TILE)
-    block = _blocks(table, table_entry, nearest, (nearest >= low) & (nearest < stop), BLOCK_SIZE)
+    # All asked for now, so that no walk begins by waiting.
+    before = _first_blocks(table, table_entry, begin, low, stop, EDGE, BLOCK_SIZE)
+    within = _first_blocks(table, table_entry, free, low, stop, TILE, BLOCK_SIZE)
+    behind = _first_blocks(table, table_entry, inner, low, stop, EDGE, BLOCK_SIZE)
     found = tl.zeros((ROWS, DIMS), dtype=tl.float32)
     top = tl.full((ROWS,), float("-inf"), dtype=tl.float32)
     weight_sum = tl.zeros((ROWS,), dtype=tl.float32)
     for part in tl.static_range(3):
         if WINDOWED or part > 0:
-            block, found, top, weight_sum = _walk(
+            found, top, weight_sum = _walk(
                 rows,
                 position,
                 keys,
                 values,
                 table,
-                block,
+                before if part == 0 else (within if part == 1 else behind),
                 scale,
                 window,
                 low,
@@ -370,7 +356,7 @@ def _paged_prefill(
                 weight_sum,
                 HEAD_DIM,
                 DIMS,
-                TILE,
+                TILE if part == 1 else EDGE,
                 BLOCK_SIZE,
                 ALIKE,
                 part != 1,

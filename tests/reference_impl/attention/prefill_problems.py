@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 
 from reference_impl.attention import reference
-from reference_impl.attention.paged_prefill import PrefillTuning, paged_prefill
+from reference_impl.attention.paged_prefill import paged_prefill
+from reference_impl.attention.prefill_tuning import PrefillTuning
 from tests.reference_impl.attention.decode_problems import ERRORS, GUARD_BLOCKS
 
-SMALL = PrefillTuning(rows=16, tile_tokens=16, num_warps=4, num_stages=2)
+SMALL = PrefillTuning(rows=16, tile_tokens=32, edge_tokens=16, num_warps=4, num_stages=2)
 """Tiles so small that short prompts have several, of queries and of keys."""
 PADS = 3
 """Query tokens behind the last sequence, which are nobody's."""

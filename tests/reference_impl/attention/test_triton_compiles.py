@@ -19,7 +19,7 @@ pytest.importorskip("triton")
 
 import triton
 
-from reference_impl.attention.paged_prefill import prefill_tuning_for
+from reference_impl.attention.prefill_tuning import prefill_tuning_for
 
 ROOT = Path(__file__).parents[3]
 
@@ -62,7 +62,7 @@ for name, dtype, constants, *options in json.loads(sys.argv[1]):
 """
 
 DECODE = {
-    "FIELDS": 8,
+    "FIELDS": 16,
     "GRAIN": 16,
     "BLOCK_SIZE": 16,
     "PIECES": 4,
@@ -88,18 +88,18 @@ PREFILL = {
 def prefill(head_dim: int, dtype: torch.dtype, **constants: object) -> tuple[object, ...]:
     """A case of prefill in the tiles that a call of its own would choose."""
     tuning = prefill_tuning_for(head_dim, dtype)
-    sizes = {"ROWS": tuning.rows, "TOKENS": tuning.rows // 4, "TILE": tuning.tile_tokens}
+    sizes = {"ROWS": tuning.rows, "TOKENS": tuning.rows // 4, "TILE": tuning.tile_tokens, "EDGE": tuning.edge_tokens}
     heads = {"HEAD_DIM": head_dim, "DIMS": max(16, triton.next_power_of_2(head_dim))}
     name = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}[dtype]
     return "prefill", name, PREFILL | sizes | heads | constants, tuning.num_warps, tuning.num_stages
 
 
 CASES: dict[str, tuple[object, ...]] = {
-    "cut": ("cut", "i32", {"FIELDS": 8, "GRAIN": 16, "GRAINS": 4, "SEQUENCES": 128, "SHARES": 32}),
+    "cut": ("cut", "i32", {"FIELDS": 16, "GRAIN": 16, "GRAINS": 4, "SEQUENCES": 128, "SHARES": 32}),
     "cut of one": (
         "cut",
         "i32",
-        {"FIELDS": 8, "GRAIN": 16, "GRAINS": 1, "SEQUENCES": 128, "SHARES": 32}
+        {"FIELDS": 16, "GRAIN": 16, "GRAINS": 1, "SEQUENCES": 128, "SHARES": 32}
         | dict.fromkeys(("stride", "batch", "num_shares", "window"), 1),
     ),
     "store": (
