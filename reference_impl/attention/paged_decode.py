@@ -113,62 +113,6 @@ def _blocks(table, stride, start, low, stop, TILE: tl.constexpr, BLOCK_SIZE: tl.
     return tl.load(table + token // BLOCK_SIZE * stride, mask=(token >= low) & (token < stop), other=0).to(tl.int64)
 
 
-@triton.jit
-def _attend(
-    query,
-    keys,
-    values,
-    table,
-    scale,
-    low,
-    begin,
-    stop,
-    key_block,
-    key_token,
-    value_block,
-    value_token,
-    table_entry,
-    HEAD_DIM: tl.constexpr,
-    DIMS: tl.constexpr,
-    ROWS: tl.constexpr,
-    TILE: tl.constexpr,
-    BLOCK_SIZE: tl.constexpr,
-    INTERPRETED: tl.constexpr,
-):
-    """Online softmax over tokens `begin` to before `stop`, from `low`: out, not yet divided, its maximum, its sum."""
-    dim = tl.arange(0, DIMS)
-    top = tl.full((ROWS,), float("-inf"), dtype=tl.float32)
-    weight_sum = tl.zeros((ROWS,), dtype=tl.float32)
-    out = tl.zeros((ROWS, DIMS), dtype=tl.float32)
-    # Table entries are loaded a tile ahead: a key's address then waits for no load of its own iteration, and the
-    # compiler can keep several tiles of keys and values under way.
-    block = _blocks(table, table_entry, begin, low, stop, TILE, BLOCK_SIZE)
-    for start in range(begin, stop, TILE):
-        token = start + tl.arange(0, TILE)
-        # What is not there is not read: neither a table entry, which may be -1, nor a slot, which may hold NaN.
-        there = (token >= low) & (token < stop)
-        kept = there[:, None] & (dim < HEAD_DIM)[None, :]
-        offset = token % BLOCK_SIZE
-        ahead = _blocks(table, table_entry, start + TILE, low, stop, TILE, BLOCK_SIZE)
-        key = tl.load(keys + (block * key_block + offset * key_token)[:, None] + dim[None, :], mask=kept, other=0.0)
-        value = tl.load(
-            values + (block * value_block + offset * value_token)[:, None] + dim[None, :], mask=kept, other=0.0
-        )
-        if INTERPRETED:
-            key, value = key.to(tl.float32), value.to(tl.float32)
-        score = tl.dot(query, tl.trans(key), input_precision="ieee") * scale
-        score = tl.where(there[None, :], score, float("-inf"))
-        higher = tl.maximum(top, tl.max(score, 1))
-        shift = tl.where(higher == float("-inf"), 0.0, higher)
-        weight = tl.exp2(score - shift[:, None])
-        fade = tl.exp2(top - shift)
-        weight_sum = weight_sum * fade + tl.sum(weight, 1)
-        out = tl.dot(weight.to(value.dtype), value, out * fade[:, None], input_precision="ieee")
-        top = higher
-        block = ahead
-    return out, top, weight_sum
-
-
 # Whatever changes from step to step is no constant to compile for: a batch of 1 or 16 is like any other.
 @triton.jit(do_not_specialize=["batch", "window", "table_sequence"])
 def _paged_decode(
@@ -221,67 +165,108 @@ def _paged_decode(
     row, dim = tl.arange(0, ROWS), tl.arange(0, DIMS)
     at_head = head + row
     kept = (at_head < head_stop)[:, None] & (dim < HEAD_DIM)[None, :]
+    heads = kv_heads * GROUP
 
     cut = cuts + share * FIELDS
     grain, stop, begin, end = tl.load(cut), tl.load(cut + 1), tl.load(cut + 2), tl.load(cut + 3)
-    sequence, length = tl.load(cut + 4).to(tl.int64), tl.load(cut + 5)
-    total, shares = tl.load(cut + 6), tl.load(cut + 7)
-    while grain < stop:
-        until = tl.minimum(end, stop)
-        # Asked for now and needed when this piece is done.
-        more = sequence + 1 < batch
-        next_end = tl.load(ends + sequence + 2, mask=more, other=0)
-        next_length = tl.load(context_lens + (sequence + 1) * lens_stride, mask=more, other=0)
-        rows = tl.load(
-            query + sequence * query_sequence + (at_head * query_head)[:, None] + dim[None, :], mask=kept, other=0.0
-        )
+    sequence, length, tiles = tl.load(cut + 4).to(tl.int64), tl.load(cut + 5), tl.load(cut + 8)
+    first_sequence, first_begin, first_end = sequence, begin, end
+    keys, values = key_cache + kv_head * key_head, value_cache + kv_head * value_head
+    # Grains of a sequence are counted from its window's first.
+    low = tl.maximum(length - window, 0)
+    at = (low // GRAIN + grain - begin) * GRAIN
+    until = tl.minimum(at + (tl.minimum(end, stop) - grain) * GRAIN, length)
+
+    top = tl.full((ROWS,), float("-inf"), dtype=tl.float32)
+    weight_sum = tl.zeros((ROWS,), dtype=tl.float32)
+    found = tl.zeros((ROWS, DIMS), dtype=tl.float32)
+    # Table entries are loaded a tile ahead: a key's address then waits for no load of its own iteration, and the
+    # compiler can keep several tiles of keys and values under way, those of the next sequence too.
+    block = _blocks(block_tables + sequence * table_sequence, table_entry, at, low, until, TILE, BLOCK_SIZE)
+    for tile in range(tiles):
+        token = at + tl.arange(0, TILE)
+        # What is not there is not read: neither a table entry, which may be -1, nor a slot, which may hold NaN.
+        there = (token >= low) & (token < until)
+        in_cache = there[:, None] & (dim < HEAD_DIM)[None, :]
+        offset = token % BLOCK_SIZE
+        from_query = query + sequence * query_sequence + (at_head * query_head)[:, None] + dim[None, :]
+        from_key = keys + (block * key_block + offset * key_token)[:, None] + dim[None, :]
+        from_value = values + (block * value_block + offset * value_token)[:, None] + dim[None, :]
+
+        # Where the next tile is: behind this one, or at the beginning of the next sequence.
+        done = at + TILE >= until
+        behind = sequence + 1
+        more = done & (behind < batch)
+        next_end = tl.load(ends + behind + 1, mask=more, other=0)
+        next_length = tl.load(context_lens + behind * lens_stride, mask=more, other=0)
+        next_low = tl.maximum(next_length - window, 0)
+        next_at = next_low // GRAIN * GRAIN
+        next_until = tl.minimum(next_at + (tl.minimum(next_end, stop) - end) * GRAIN, next_length)
+        of = sequence
+        sequence = tl.where(done, behind, sequence)
+        end = tl.where(done, next_end, end)
+        low = tl.where(done, next_low, low)
+        at = tl.where(done, next_at, at + TILE)
+        until = tl.where(done, next_until, until)
+        block = _blocks(block_tables + sequence * table_sequence, table_entry, at, low, until, TILE, BLOCK_SIZE)
+
+        rows = tl.load(from_query, mask=kept, other=0.0)
+        key = tl.load(from_key, mask=in_cache, other=0.0)
+        value = tl.load(from_value, mask=in_cache, other=0.0)
         if INTERPRETED:
-            rows = rows.to(tl.float32)
-        low = tl.maximum(length - window, 0)
-        # Grains of a sequence are counted from its window's first.
-        first_token = (low // GRAIN + grain - begin) * GRAIN
-        found, top, weight_sum = _attend(
-            rows,
-            key_cache + kv_head * key_head,
-            value_cache + kv_head * value_head,
-            block_tables + sequence * table_sequence,
-            scale,
-            low,
-            first_token,
-            tl.minimum(first_token + (until - grain) * GRAIN, length),
-            key_block,
-            key_token,
-            value_block,
-            value_token,
-            table_entry,
-            HEAD_DIM,
-            DIMS,
-            ROWS,
-            TILE,
-            BLOCK_SIZE,
-            INTERPRETED,
-        )
+            rows, key, value = rows.to(tl.float32), key.to(tl.float32), value.to(tl.float32)
+        score = tl.dot(rows, tl.trans(key), input_precision="ieee") * scale
+        score = tl.where(there[None, :], score, float("-inf"))
+        higher = tl.maximum(top, tl.max(score, 1))
+        shift = tl.where(higher == float("-inf"), 0.0, higher)
+        weight = tl.exp2(score - shift[:, None])
+        fade = tl.exp2(top - shift)
+        weight_sum = weight_sum * fade + tl.sum(weight, 1)
+        found = tl.dot(weight.to(value.dtype), value, found * fade[:, None], input_precision="ieee")
+        top = higher
+        if done & (tile + 1 < tiles):
+            # The last piece of a share is finished behind the loop, and only the first can have begun before it.
+            found = found / tl.where(weight_sum == 0.0, 1.0, weight_sum)[:, None]
+            if (of > first_sequence) | (first_begin == grain):
+                answer = out + of * out_sequence + (at_head * out_head)[:, None] + dim[None, :]
+                tl.store(answer, found.to(out.dtype.element_ty), mask=kept)
+            else:
+                to = share * 2 * heads + at_head
+                tl.store(partial_out + to[:, None] * HEAD_DIM + dim[None, :], found, mask=kept)
+                tl.store(partial_lse + to, top + tl.log2(weight_sum), mask=at_head < head_stop)
+            top = tl.full((ROWS,), float("-inf"), dtype=tl.float32)
+            weight_sum = tl.zeros((ROWS,), dtype=tl.float32)
+            found = tl.zeros((ROWS, DIMS), dtype=tl.float32)
+
+    if tiles > 0:
+        last = sequence - 1
+        last_begin, last_end = tl.load(ends + last), tl.load(ends + last + 1)
         found = found / tl.where(weight_sum == 0.0, 1.0, weight_sum)[:, None]
-        answer = out + sequence * out_sequence + (at_head * out_head)[:, None] + dim[None, :]
-        if (grain == begin) & (until == end):
+        whole = (last_begin >= grain) & (last_end <= stop)
+        if whole:
+            answer = out + last * out_sequence + (at_head * out_head)[:, None] + dim[None, :]
             tl.store(answer, found.to(out.dtype.element_ty), mask=kept)
         else:
-            heads = kv_heads * GROUP
-            at = (share * 2 + (grain == begin).to(tl.int64)) * heads + at_head
-            tl.store(partial_out + at[:, None] * HEAD_DIM + dim[None, :], found, mask=kept)
-            tl.store(partial_lse + at, top + tl.log2(weight_sum), mask=at_head < head_stop)
-            # All threads have written before one of them counts; what it counts with makes that seen.
-            tl.debug_barrier()
-            share_first = share_of(begin, shares, total)
-            share_last = share_of(end - 1, shares, total)
-            counter = arrived + sequence * tl.num_programs(0) + lane
-            before = tl.atomic_add(counter, 1, sem="acq_rel")
-            if before == share_last - share_first:
-                merged = merge_pieces(
+            to = (share * 2 + (last_begin >= grain).to(tl.int64)) * heads + at_head
+            tl.store(partial_out + to[:, None] * HEAD_DIM + dim[None, :], found, mask=kept)
+            tl.store(partial_lse + to, top + tl.log2(weight_sum), mask=at_head < head_stop)
+        # All threads have written before one of them counts; what it counts with makes that seen.
+        tl.debug_barrier()
+        # At most two pieces of a share are parts: its first, if it began before, and its last, if that goes on or did.
+        for side in range(2):
+            mine = tl.where(side == 0, last, first_sequence)
+            mine_begin = tl.where(side == 0, last_begin, first_begin)
+            mine_end = tl.where(side == 0, last_end, first_end)
+            if ((side == 0) & (whole == 0)) | ((side == 1) & (first_sequence < last) & (first_begin < grain)):
+                _arrive(
+                    mine_begin,
+                    mine_end,
+                    tl.load(cut + 6),
+                    tl.load(cut + 7),
+                    out + mine * out_sequence + (at_head * out_head)[:, None] + dim[None, :],
                     partial_out,
                     partial_lse,
-                    share_first,
-                    share_last,
+                    arrived + mine * tl.num_programs(0) + lane,
                     at_head,
                     heads,
                     head_stop,
@@ -290,10 +275,47 @@ def _paged_decode(
                     ROWS,
                     PIECES,
                 )
-                tl.store(answer, merged.to(out.dtype.element_ty), mask=kept)
-                tl.store(counter, 0)
-        grain, begin, end, length = until, end, next_end, next_length
-        sequence += 1
+
+
+@triton.jit
+def _arrive(
+    begin,
+    end,
+    total,
+    shares,
+    answer,
+    partial_out,
+    partial_lse,
+    counter,
+    at_head,
+    heads,
+    head_stop,
+    HEAD_DIM: tl.constexpr,
+    DIMS: tl.constexpr,
+    ROWS: tl.constexpr,
+    PIECES: tl.constexpr,
+):
+    """One more piece of a sequence is in scratch; if it is the last of them, all are merged into `answer`."""
+    share_first = share_of(begin, shares, total)
+    share_last = share_of(end - 1, shares, total)
+    before = tl.atomic_add(counter, 1, sem="acq_rel")
+    if before == share_last - share_first:
+        merged = merge_pieces(
+            partial_out,
+            partial_lse,
+            share_first,
+            share_last,
+            at_head,
+            heads,
+            head_stop,
+            HEAD_DIM,
+            DIMS,
+            ROWS,
+            PIECES,
+        )
+        kept = (at_head < head_stop)[:, None] & (tl.arange(0, DIMS) < HEAD_DIM)[None, :]
+        tl.store(answer, merged.to(answer.dtype.element_ty), mask=kept)
+        tl.store(counter, 0)
 
 
 def _check_work(work: WorkList, query: Tensor, kv_heads: int, window: int | None) -> None:

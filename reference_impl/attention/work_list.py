@@ -26,6 +26,7 @@ Source: Osama et al., PPoPP 2023 (Stream-K: equal shares of tiles); Dao et al., 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 import triton
@@ -36,8 +37,11 @@ NO_WINDOW = 2**31 - 1
 """A window that no context is longer than."""
 GRAIN_TOKENS = 16
 """Where shares may be cut. Finer than a tile, so that shares of few tiles are equal too."""
-CUT_FIELDS = 8
-"""Numbers of a share's cut: grain, stop, begin and end of its first sequence, which, how long, total, shares."""
+CUT_FIELDS = 16
+"""Numbers of a share's cut: grain, stop, begin and end of its first sequence, which, how long, total, shares, tiles.
+
+The rest is room: a cut begins where 64 bytes do.
+"""
 _SEQUENCES = 128
 _SHARES = 32
 """What a program of the planner compares at once."""
@@ -134,7 +138,11 @@ class WorkList:
         for place in range(self.batch if total else 0):
             assert ends[place] < ends[place + 1], f"sequence {place} has no grain"
         reached = 0
-        for share, (grain, stop, begin, end, sequence, *_) in enumerate(self.cuts.tolist()):
+        grains_of_tile = self.tuning.tile_tokens // GRAIN_TOKENS
+        for share, (grain, stop, begin, end, sequence, _, _, _, tiles, *_) in enumerate(self.cuts.tolist()):
+            pieces = (min(high, stop) - max(low, grain) for low, high in pairwise(ends))
+            counted = sum(-(-piece // grains_of_tile) for piece in pieces if piece > 0)
+            assert tiles == counted, f"share {share} has {counted} tiles, its cut says {tiles}"
             if grain == stop:
                 continue
             assert grain == reached, f"share {share} begins at grain {grain}, the one before stopped at {reached}"
@@ -220,6 +228,7 @@ def _cut(
     grain = (tl.minimum(share, shares).to(tl.int64) * total // shares).to(tl.int32)
     stop = (tl.minimum(share + 1, shares).to(tl.int64) * total // shares).to(tl.int32)
     sequence = tl.zeros((SHARES,), dtype=tl.int32)
+    tiles = tl.zeros((SHARES,), dtype=tl.int32)
     begin = tl.zeros((SHARES,), dtype=tl.int32)
     end = tl.full((SHARES,), 2**31 - 1, dtype=tl.int32)
     reached = 0
@@ -228,6 +237,10 @@ def _cut(
         grains = _grains(context_lens, stride, at, batch, window, GRAIN)
         ending = reached + tl.cumsum(grains, 0)
         behind = (ending[None, :] <= grain[:, None]) & (at < batch)[None, :]
+        # A piece begins with a tile of its own, however few grains of a sequence it has.
+        first = tl.maximum((ending - grains)[None, :], grain[:, None])
+        piece = tl.maximum(tl.minimum(ending[None, :], stop[:, None]) - first, 0)
+        tiles += tl.sum(tl.cdiv(piece, GRAINS), 1)
         sequence += tl.sum(behind.to(tl.int32), 1)
         begin = tl.maximum(begin, tl.max(tl.where(behind, ending[None, :], 0), 1))
         end = tl.minimum(end, tl.min(tl.where(behind | (at >= batch)[None, :], 2**31 - 1, ending[None, :]), 1))
@@ -244,3 +257,4 @@ def _cut(
     tl.store(cut + 5, length, mask=mine)
     tl.store(cut + 6, same + total, mask=mine)
     tl.store(cut + 7, same + shares, mask=mine)
+    tl.store(cut + 8, tiles, mask=mine)
