@@ -36,12 +36,14 @@ lint: env
 	$(BIN)/mypy
 
 # On a GPU machine that has torch, triton, numpy, pytest and hypothesis of its own, and nothing of the course installed.
+# With pytest-xdist on as many of its cores as the GPU's memory serves; the same tests one after the other without it.
 test-gpu:                      ## everything that a GPU runner uses, on that runner's own Python
-	$(PYTHON) -m pytest tests/reference_impl tests/bugs tests/hidden tests/autograder/worker tests/autograder/sandbox \
+	$(PYTHON) -m pytest $$($(PYTHON) -c 'import importlib.util as u; print("-n 12" * bool(u.find_spec("xdist")))') \
+	    tests/reference_impl tests/bugs tests/hidden tests/autograder/worker tests/autograder/sandbox \
 	    tests/autograder/judge tests/autograder/runners
 
-bench-gpu:                     ## the kernels beside a textbook's, torch's and the ceilings, on a GPU machine's own Python
-	PYTHONPATH=.:labs $(PYTHON) -m reference_impl.cli bench kernels
+bench-gpu:                     ## kernels, a batch job, clients, one budget of bytes: on a GPU machine's own Python, kept as JSON
+	for suite in kernels offline serve budget; do PYTHONPATH=.:labs $(PYTHON) -m reference_impl.cli bench $$suite || exit 1; done
 
 site: env                      ## the book, into _build/html
 	$(BIN)/course site

@@ -11,6 +11,7 @@ import argparse
 import cProfile
 import io
 import json
+import os
 import pstats
 import subprocess
 import sys
@@ -146,8 +147,15 @@ def measure(names: Sequence[str]) -> dict[str, Any] | None:
             f"--benchmark-json={report}",
         ]
         quiet = ["--benchmark-columns=median,iqr,rounds", "-p", "no:cacheprovider", "-o", "python_functions=bench_*"]
+        # Started by one of several workers of a test run, it would take itself for one of them, and time nothing.
+        alone = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_XDIST")}
         done = subprocess.run(
-            [*command, *options, *quiet], check=False, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            [*command, *options, *quiet],
+            env=alone,
+            check=False,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
         )
         if done.returncode:
             print(done.stdout, file=sys.stderr)
