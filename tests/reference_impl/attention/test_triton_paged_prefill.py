@@ -85,6 +85,13 @@ def test_no_size_of_the_tiles_changes_the_answer(
         check(problem, run(problem, tuning))
 
 
+@pytest.mark.parametrize("window", [None, 20])
+def test_the_diagonal_crosses_a_tile_of_keys_anywhere(device: torch.device, window: int | None) -> None:
+    rows = [(3, 3 + prefix) for prefix in range(SMALL.tile_tokens + 2)]
+    problem = drawn(rows, heads=1, kv_heads=1, head_dim=16, window=window, device=device)
+    check(problem, run(problem))
+
+
 def test_two_poisons_give_equal_bits(device: torch.device) -> None:
     for window in (None, 19):
         nan, large = (drawn(UNEVEN, poison=poison, window=window, device=device) for poison in (float("nan"), 1e30))
