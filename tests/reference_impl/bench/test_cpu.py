@@ -11,7 +11,7 @@ import pytest
 
 pytest.importorskip("torch")
 
-from reference_impl.bench import concurrency, cpu, offline
+from reference_impl.bench import beside_transformers, concurrency, cpu
 from reference_impl.bench.beside_transformers import Job, Offline, Turn, mixed_job
 from reference_impl.cli import main
 from tests.reference_impl.bench.records import changed
@@ -33,14 +33,14 @@ def test_the_job_is_of_unlike_lengths_and_most_of_its_rectangle_is_padding() -> 
 def test_both_sides_get_the_same_job_and_the_gain_is_the_median_of_the_turns() -> None:
     calls: list[str] = []
 
-    def run(name: str) -> offline.Run:
+    def run(name: str) -> beside_transformers.Run:
         def answer(job: Job) -> list[list[int]]:
             calls.append(name)
             return [[0] * new for new in job.outputs]
 
         return answer
 
-    found = offline.compare(run("ours"), run("theirs"), JOB, 2, progress=lambda text: None)
+    found = beside_transformers.compare(run("ours"), run("theirs"), JOB, 2, progress=lambda text: None)
     assert calls == ["ours", "theirs", "ours", "theirs", "theirs", "ours"], "a warm-up, then who goes first changes"
     assert [turn.same for turn in found.turns] == [2, 2]
     assert Offline(JOB, [Turn(1.0, 2.0, 2), Turn(3.0, 3.0, 2), Turn(1.0, 9.0, 2)]).gain == 2.0
@@ -52,13 +52,13 @@ def test_a_run_that_makes_too_few_tokens_is_an_error_and_no_gain() -> None:
         return [[0]] * len(job.outputs)
 
     with pytest.raises(ValueError, match=r"answers of \[1, 1\] tokens were made, \[4, 2\] were asked for"):
-        offline.compare(lazy, lazy, JOB, 1, progress=lambda text: None)
+        beside_transformers.compare(lazy, lazy, JOB, 1, progress=lambda text: None)
 
 
 def test_ours_and_transformers_make_the_same_tokens() -> None:
     pytest.importorskip("transformers")
     job = Job([[5, 6, 7, 8, 9, 10], [11], [12, 13, 14]], [3, 9, 6])
-    found = offline.measure("tiny", 1, job, progress=lambda text: None)
+    found = beside_transformers.measure("tiny", 1, job, progress=lambda text: None)
     assert found.turns[0].same == 3
 
 
