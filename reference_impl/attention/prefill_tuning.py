@@ -34,7 +34,7 @@ def prefill_tuning_for(head_dim: int, dtype: torch.dtype) -> PrefillTuning:
         return PrefillTuning(rows=32, tile_tokens=16, edge_tokens=16, num_warps=8, num_stages=1)
     head_bytes = max(16, head_dim) * dtype.itemsize
     if head_bytes <= 256:
-        # Up to 128 bytes two programs fit on a multiprocessor: one multiplies while the other takes exponentials. Above,
-        # tiles of 128 would fit the registers too, and were 7 to 29 % slower: two tiles under way are worth more.
+        # Up to 128 bytes two programs fit on a multiprocessor: one multiplies while the other takes exponentials.
+        # Above, tiles of 128 would fit the registers too, and were 7 to 29 % slower: two under way are worth more.
         return PrefillTuning(rows=128, tile_tokens=64, edge_tokens=64, num_warps=8, num_stages=3)
     return PrefillTuning(rows=128, tile_tokens=32, edge_tokens=32, num_warps=8, num_stages=3)
