@@ -246,7 +246,9 @@ class Engine:
     def _expire(self, now_s: float) -> None:
         late = [group for group in self._groups.values() if group.deadline_s is not None and group.deadline_s <= now_s]
         for group in late:
-            self.abort(group.request, FinishReason.TIMEOUT)
+            # To end one, a step may have to land (`pipelined.py`), with which another comes to its end by itself.
+            if group.request in self._groups:
+                self.abort(group.request, FinishReason.TIMEOUT)
 
     def _note_reused(self, plan: Plan) -> None:
         for identity, tokens in plan.reused.items():

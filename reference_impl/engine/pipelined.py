@@ -44,7 +44,8 @@ class PipelinedEngine(Engine):
         return super().has_work or self._flight is not None
 
     def abort(self, request: int, reason: FinishReason = FinishReason.ABORT) -> None:
-        if self._flight is not None and self._flight.forked:
+        """As `Engine.abort`, but that the blocks of a request in the step under way are free when that is done."""
+        if self._flight is not None and self._flight.forked and index(request) in self._groups:
             # Its forks are not known to the scheduler before it lands.
             flight, self._flight = self._flight, None
             self._ended += self._land(flight)

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reference_impl.engine.engine import Engine, RequestRefused
+from reference_impl.engine.engine import RequestRefused
 from reference_impl.engine.generate import Ask, Told, generate
 from reference_impl.engine.outputs import FinishReason
 from reference_impl.model.loader import LoadedModel
@@ -120,7 +120,7 @@ def test_one_token_is_asked_for_and_one_comes(tiny: LoadedModel) -> None:
 def test_what_is_late_ends_with_what_it_has(tiny: LoadedModel) -> None:
     now = [0.0]
     built = tiny_engine(tiny)
-    engine = Engine(tiny, built.engine.scheduler, built.engine.runner, clock=lambda: now[0], debug=True)
+    engine = type(built.engine)(tiny, built.engine.scheduler, built.engine.runner, clock=lambda: now[0], debug=True)
     late = engine.add([1, 2], replace(GREEDY, max_tokens=50), timeout_s=5.0)
     patient = engine.add([1, 2], replace(GREEDY, max_tokens=50))
     told = Told()
@@ -228,7 +228,7 @@ def test_more_than_the_memory_could_ever_hold_is_refused_at_once(tiny: LoadedMod
 
 def test_behind_a_full_queue_a_request_is_told_to_come_again(tiny: LoadedModel) -> None:
     built = tiny_engine(tiny)
-    engine = Engine(tiny, built.engine.scheduler, built.engine.runner, max_waiting=2, debug=True)
+    engine = type(built.engine)(tiny, built.engine.scheduler, built.engine.runner, max_waiting=2, debug=True)
     for _ in range(2):
         engine.add([1, 2], GREEDY)
     with pytest.raises(RequestRefused, match="try again later") as refused:
@@ -294,7 +294,9 @@ def test_ten_thousand_mixed_requests_leave_nothing_behind(tiny: LoadedModel) -> 
     """Good ones, invalid ones, impossible ones, late ones, and aborts at random moments, in too little memory."""
     now = [0.0]
     built = tiny_engine(tiny, blocks=96, max_running=48, recovery="swap", max_tokens_per_step=256, debug=False)
-    engine = Engine(tiny, built.engine.scheduler, built.engine.runner, clock=lambda: now[0], max_waiting=200)
+    engine = type(built.engine)(
+        tiny, built.engine.scheduler, built.engine.runner, clock=lambda: now[0], max_waiting=200
+    )
     draw = random.Random(0)
     live: set[int] = set()
     ends: dict[FinishReason, int] = dict.fromkeys(FinishReason, 0)

@@ -120,9 +120,9 @@ class Watched(PipelinedEngine):
         return super()._land_guessed(flight, guessed)
 
 
-def watched(tiny: LoadedModel) -> Watched:
+def watched(tiny: LoadedModel, **options: Any) -> Watched:
     built = tiny_engine(tiny)
-    return Watched(tiny, built.engine.scheduler, built.engine.runner, debug=True)
+    return Watched(tiny, built.engine.scheduler, built.engine.runner, debug=True, **options)
 
 
 def test_the_next_step_is_launched_before_the_last_one_lands(tiny: LoadedModel) -> None:
@@ -146,6 +146,41 @@ def test_forks_begin_when_their_parents_step_has_landed(tiny: LoadedModel) -> No
     engine.add([1, 2, 3], replace(GREEDY, max_tokens=3, n=2))
     heard(engine)
     assert engine.seen == ["launch", "land", "launch", "launch", "land", "land"]
+
+
+def with_forks_under_way(tiny: LoadedModel, **options: Any) -> tuple[Watched, int, int]:
+    """Request a is to fork with the step that is under way, b makes its only token in it; both are late at 5 s."""
+    engine = watched(tiny, **options)
+    engine.add([1, 2, 3], GREEDY)
+    engine.step()
+    a = engine.add([1, 2, 3], replace(GREEDY, n=2), timeout_s=5.0)
+    b = engine.add([4, 5], replace(GREEDY, max_tokens=1), timeout_s=5.0)
+    engine.step()
+    assert engine._flight is not None
+    assert engine._flight.forked
+    return engine, a, b
+
+
+def test_requests_that_are_late_together_all_end_though_one_ends_while_another_is_ended(tiny: LoadedModel) -> None:
+    now = [0.0]
+    engine, a, b = with_forks_under_way(tiny, clock=lambda: now[0])
+    now[0] = 6.0
+    told = heard(engine)
+    assert [told[a, choice].finish for choice in range(2)] == [FinishReason.TIMEOUT] * 2
+    assert told[b, 0].finish is FinishReason.LENGTH, "its step was under way, and had to land to end the other"
+
+
+def test_aborting_what_nobody_knows_is_a_key_error_also_while_forks_are_under_way(tiny: LoadedModel) -> None:
+    engine, a, b = with_forks_under_way(tiny)
+    with pytest.raises(KeyError, match="no request 99"):
+        engine.abort(99)
+    assert engine._flight is not None, "a refused call changes nothing"
+    engine.abort(a)
+    with pytest.raises(KeyError, match=f"no request {b}"):
+        engine.abort(b)
+    told = heard(engine)
+    assert [told[a, choice].finish for choice in range(2)] == [FinishReason.ABORT] * 2
+    assert told[b, 0].finish is FinishReason.LENGTH
 
 
 def test_an_answer_that_ends_early_counts_as_finished_and_nothing_of_its_last_step_stays(tiny: LoadedModel) -> None:
