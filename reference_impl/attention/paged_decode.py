@@ -24,7 +24,7 @@ import triton.language as tl
 from torch import Tensor
 
 from reference_impl.attention.arguments import check_indices, check_paged
-from reference_impl.attention.merge import merge_pieces
+from reference_impl.attention.merge import Begun, go_on_from, merge_pieces
 from reference_impl.attention.work_list import CUT_FIELDS, GRAIN_TOKENS, WorkList, share_of
 
 INTERPRETED = triton.knobs.runtime.interpret
@@ -32,6 +32,8 @@ INTERPRETED = triton.knobs.runtime.interpret
 _PIECE_ELEMENTS = 8192
 _PIECES = 16
 """What a merge holds in registers: so many numbers, of so many pieces at most."""
+_BEGUN_PIECES = 8
+"""Of those with which a sequence begins, as the present one's keys and values have registers too."""
 
 
 def paged_decode(
@@ -45,6 +47,7 @@ def paged_decode(
     *,
     window: int | None = None,
     work: WorkList | None = None,
+    begun: Begun | None = None,
 ) -> None:
     """Attention of query [batch, heads, head_dim] over the cached tokens of each sequence, into `out`, every element.
 
@@ -55,17 +58,23 @@ def paged_decode(
 
     work: refreshed with these context_lens, so that the layers of a step share one; made for this call if not given,
     which costs memory and a launch. window: only the last `window` tokens; a work list brings its own.
+    begun: what the first tokens of every sequence gave, whatever the window; decode goes on behind them, and a work
+    list was refreshed with them as its `first_token`.
     Raises: ValueError, with nothing written, on shapes, types or a work list that do not go together.
     """
     check_paged(query, key_cache, value_cache, out, first="batch")
     batch, heads, head_dim = query.shape
     check_indices(batch, f"{batch} sequences", block_tables=(block_tables, 2), context_lens=(context_lens, 1))
     block_size, kv_heads = key_cache.shape[1:3]
+    first_token = 0
+    if begun is not None:
+        begun.check(query)
+        first_token = begun.tokens
     if work is None:
         work = WorkList(batch, heads, kv_heads, head_dim, query.dtype, query.device, window=window)
-        work.refresh(context_lens)
+        work.refresh(context_lens, first_token=first_token)
     else:
-        _check_work(work, query, kv_heads, window)
+        _check_work(work, query, kv_heads, window, first_token)
     if not batch:
         return
     dims = max(16, triton.next_power_of_2(head_dim))
@@ -81,8 +90,12 @@ def paged_decode(
         work.partial_out,
         work.partial_lse,
         work.arrived,
+        begun.out if begun else None,
+        begun.lse if begun else None,
         scale * math.log2(math.e),
         work.window,
+        first_token,
+        len(begun.out) if begun else 0,
         batch,
         kv_heads,
         *query.stride()[:2],
@@ -100,6 +113,7 @@ def paged_decode(
         GRAIN=GRAIN_TOKENS,
         BLOCK_SIZE=block_size,
         PIECES=max(1, min(_PIECES, _PIECE_ELEMENTS // (work.rows * dims))),
+        BEGUN=min(_BEGUN_PIECES, _PIECE_ELEMENTS // (work.rows * dims)) if begun else 0,
         INTERPRETED=INTERPRETED,
         num_warps=work.tuning.num_warps,
         num_stages=work.tuning.num_stages,
@@ -114,7 +128,7 @@ def _blocks(table, stride, start, low, stop, TILE: tl.constexpr, BLOCK_SIZE: tl.
 
 
 # Whatever changes from step to step is no constant to compile for: a batch of 1 or 16 is like any other.
-@triton.jit(do_not_specialize=["batch", "window", "table_sequence"])
+@triton.jit(do_not_specialize=["batch", "window", "first_token", "begun_pieces", "table_sequence"])
 def _paged_decode(
     query,
     key_cache,
@@ -127,8 +141,12 @@ def _paged_decode(
     partial_out,
     partial_lse,
     arrived,
+    begun_out,
+    begun_lse,
     scale,
     window,
+    first_token,
+    begun_pieces,
     batch,
     kv_heads,
     query_sequence,
@@ -153,6 +171,7 @@ def _paged_decode(
     GRAIN: tl.constexpr,
     BLOCK_SIZE: tl.constexpr,
     PIECES: tl.constexpr,
+    BEGUN: tl.constexpr,
     INTERPRETED: tl.constexpr,
 ):
     """One share of the work for one KV head, or for ROWS of its query heads where the group is larger than that."""
@@ -173,13 +192,19 @@ def _paged_decode(
     first_sequence, first_begin, first_end = sequence, begin, end
     keys, values = key_cache + kv_head * key_head, value_cache + kv_head * value_head
     # Grains of a sequence are counted from its window's first.
-    low = tl.maximum(length - window, 0)
+    low = tl.maximum(length - window, first_token)
     at = (low // GRAIN + grain - begin) * GRAIN
     until = tl.minimum(at + (tl.minimum(end, stop) - grain) * GRAIN, length)
 
     top = tl.full((ROWS,), float("-inf"), dtype=tl.float32)
     weight_sum = tl.zeros((ROWS,), dtype=tl.float32)
     found = tl.zeros((ROWS, DIMS), dtype=tl.float32)
+    if BEGUN > 0:
+        # Only who begins with a sequence takes them in, and a share of nothing has none.
+        pieces = tl.where((begin == grain) & (tiles > 0), begun_pieces, 0)
+        top, weight_sum, found = go_on_from(
+            begun_out, begun_lse, pieces, sequence, batch, at_head, heads, head_stop, HEAD_DIM, DIMS, ROWS, BEGUN
+        )
     # Table entries are loaded a tile ahead: a key's address then waits for no load of its own iteration, and the
     # compiler can keep several tiles of keys and values under way, those of the next sequence too.
     block = _blocks(block_tables + sequence * table_sequence, table_entry, at, low, until, TILE, BLOCK_SIZE)
@@ -199,7 +224,7 @@ def _paged_decode(
         more = done & (behind < batch)
         next_end = tl.load(ends + behind + 1, mask=more, other=0)
         next_length = tl.load(context_lens + behind * lens_stride, mask=more, other=0)
-        next_low = tl.maximum(next_length - window, 0)
+        next_low = tl.maximum(next_length - window, first_token)
         next_at = next_low // GRAIN * GRAIN
         next_until = tl.minimum(next_at + (tl.minimum(next_end, stop) - end) * GRAIN, next_length)
         of = sequence
@@ -237,6 +262,21 @@ def _paged_decode(
             top = tl.full((ROWS,), float("-inf"), dtype=tl.float32)
             weight_sum = tl.zeros((ROWS,), dtype=tl.float32)
             found = tl.zeros((ROWS, DIMS), dtype=tl.float32)
+            if BEGUN > 0:
+                top, weight_sum, found = go_on_from(
+                    begun_out,
+                    begun_lse,
+                    begun_pieces,
+                    sequence,
+                    batch,
+                    at_head,
+                    heads,
+                    head_stop,
+                    HEAD_DIM,
+                    DIMS,
+                    ROWS,
+                    BEGUN,
+                )
 
     if tiles > 0:
         last = sequence - 1
@@ -318,10 +358,12 @@ def _arrive(
         tl.store(counter, 0)
 
 
-def _check_work(work: WorkList, query: Tensor, kv_heads: int, window: int | None) -> None:
+def _check_work(work: WorkList, query: Tensor, kv_heads: int, window: int | None, first_token: int) -> None:
     need = (*query.shape[:2], kv_heads, query.shape[2], query.dtype)
     have = (work.batch, work.heads, work.kv_heads, work.head_dim, work.dtype)
     if need != have:
         raise ValueError(f"a work list for (batch, heads, KV heads, head_dim, type) {have} does not serve {need}")
     if window is not None and window != work.window:
         raise ValueError(f"window {window} was asked for, and the work list was cut for {work.window}")
+    if first_token != work.first_token:
+        raise ValueError(f"the work list begins at token {work.first_token}, and decode is to go on at {first_token}")

@@ -94,6 +94,7 @@ class WorkList:
             raise ValueError(f"programs must be at least 1, got {programs}")
         self.batch, self.heads, self.kv_heads, self.head_dim, self.dtype = batch, heads, kv_heads, head_dim, dtype
         self.window = NO_WINDOW if window is None else min(window, NO_WINDOW)
+        self.first_token = 0
         self.tuning = tuning or tuning_for(head_dim, dtype)
         self.rows = rows_of(heads // kv_heads, head_dim)
         self.lanes = kv_heads * triton.cdiv(heads // kv_heads, self.rows)
@@ -105,15 +106,19 @@ class WorkList:
         self.partial_lse = torch.empty(self.shares, 2, heads, dtype=torch.float32, device=device)
         self.arrived = torch.zeros(batch, self.lanes, dtype=torch.int32, device=device)
 
-    def refresh(self, context_lens: Tensor) -> WorkList:
+    def refresh(self, context_lens: Tensor, *, first_token: int = 0) -> WorkList:
         """Cut anew for `context_lens` [batch], int32 on the device, none below 0; gives itself.
 
         Before every step: attention over longer contexts than those that were cut misses tokens.
-        Raises: ValueError on another shape or type.
+        first_token: those before it are not cut, since somebody else reads them. A context may end before it.
+        Raises: ValueError on another shape or type, or a first token below 0.
         """
+        if first_token < 0:
+            raise ValueError(f"first_token must be at least 0, got {first_token}")
         if context_lens.shape != (self.batch,) or context_lens.dtype != torch.int32:
             found = f"{tuple(context_lens.shape)} of {context_lens.dtype}"
             raise ValueError(f"context_lens is {found}: need one int32 for each of {self.batch} sequences")
+        self.first_token = first_token
         if self.batch:
             _cut[(triton.cdiv(self.shares, _SHARES),)](
                 context_lens,
@@ -123,6 +128,7 @@ class WorkList:
                 self.batch,
                 self.shares,
                 self.window,
+                first_token,
                 FIELDS=CUT_FIELDS,
                 GRAIN=GRAIN_TOKENS,
                 GRAINS=self.tuning.tile_tokens // GRAIN_TOKENS,
@@ -172,10 +178,10 @@ def _programs(device: torch.device, resident: int) -> int:
 
 
 @triton.jit
-def _grains(context_lens, stride, sequence, batch, window, GRAIN: tl.constexpr):
+def _grains(context_lens, stride, sequence, batch, window, first_token, GRAIN: tl.constexpr):
     """How many grains each sequence has: those of its window, and one where there is nothing to read."""
     length = tl.load(context_lens + sequence * stride, mask=sequence < batch, other=0)
-    grains = tl.maximum(tl.cdiv(length, GRAIN) - tl.maximum(length - window, 0) // GRAIN, 1)
+    grains = tl.maximum(tl.cdiv(length, GRAIN) - tl.maximum(length - window, first_token) // GRAIN, 1)
     return tl.where(sequence < batch, grains, 0)
 
 
@@ -194,7 +200,7 @@ def _aligned(shares, batch):
     return tl.where(alike * 16 >= shares * 15, alike, shares)
 
 
-@triton.jit(do_not_specialize=["batch", "num_shares", "window"])
+@triton.jit(do_not_specialize=["batch", "num_shares", "window", "first_token"])
 def _cut(
     context_lens,
     ends,
@@ -203,6 +209,7 @@ def _cut(
     batch,
     num_shares,
     window,
+    first_token,
     FIELDS: tl.constexpr,
     GRAIN: tl.constexpr,
     GRAINS: tl.constexpr,
@@ -217,7 +224,7 @@ def _cut(
     lane = tl.arange(0, SEQUENCES)
     total, most = 0, 0
     for start in range(0, batch, SEQUENCES):
-        grains = _grains(context_lens, stride, start + lane, batch, window, GRAIN)
+        grains = _grains(context_lens, stride, start + lane, batch, window, first_token, GRAIN)
         total += tl.sum(grains, 0)
         most = tl.maximum(most, tl.max(grains, 0))
 
@@ -234,7 +241,7 @@ def _cut(
     reached = 0
     for start in range(0, batch, SEQUENCES):
         at = start + lane
-        grains = _grains(context_lens, stride, at, batch, window, GRAIN)
+        grains = _grains(context_lens, stride, at, batch, window, first_token, GRAIN)
         ending = reached + tl.cumsum(grains, 0)
         behind = (ending[None, :] <= grain[:, None]) & (at < batch)[None, :]
         # A piece begins with a tile of its own, however few grains of a sequence it has.

@@ -16,15 +16,23 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 TUNING = Tuning(tile_tokens=32, num_warps=4, num_stages=2, resident=1)
 
 
-def cut(lengths: list[int], device: torch.device, *, window: int | None = None, programs: int, tuning: Tuning = TUNING):  # type: ignore[no-untyped-def]
+def cut(
+    lengths: list[int],
+    device: torch.device,
+    *,
+    window: int | None = None,
+    programs: int,
+    tuning: Tuning = TUNING,
+    first: int = 0,
+):  # type: ignore[no-untyped-def]
     work = WorkList(len(lengths), 2, 1, 32, torch.float32, device, window=window, programs=programs, tuning=tuning)
-    work.refresh(torch.tensor(lengths, dtype=torch.int32, device=device)).check_invariants()
+    work.refresh(torch.tensor(lengths, dtype=torch.int32, device=device), first_token=first).check_invariants()
     return work
 
 
-def grains(length: int, window: int | None) -> int:
+def grains(length: int, window: int | None, first: int) -> int:
     """By counting."""
-    low = 0 if window is None else max(0, length - window)
+    low = first if window is None else max(first, length - window)
     return max(1, len({token // GRAIN_TOKENS for token in range(low, length)}))
 
 
@@ -32,13 +40,14 @@ def grains(length: int, window: int | None) -> int:
     lengths=st.lists(st.integers(0, 400), min_size=1, max_size=300),
     window=st.none() | st.integers(1, 100),
     programs=st.integers(1, 80),
+    first=st.just(0) | st.integers(0, 300),
 )
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_shares_cover_every_grain_once_and_differ_by_one_at_most(
-    device: torch.device, lengths: list[int], window: int | None, programs: int
+    device: torch.device, lengths: list[int], window: int | None, programs: int, first: int
 ) -> None:
-    work = cut(lengths, device, window=window, programs=programs)
-    counts = [grains(length, window) for length in lengths]
+    work = cut(lengths, device, window=window, programs=programs, first=first)
+    counts = [grains(length, window, first) for length in lengths]
     assert [b - a for a, b in zip(work.ends.tolist()[:-1], work.ends.tolist()[1:], strict=True)] == counts
     sizes = [stop - start for start, stop, *_ in work.cuts.tolist() if stop > start]
     assert sum(sizes) == sum(counts)
