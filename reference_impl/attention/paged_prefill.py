@@ -151,7 +151,7 @@ def _blocks(table, stride, token, there, BLOCK_SIZE: tl.constexpr):
 
 
 @triton.jit
-def _first_blocks(table, stride, start, low, stop, TILE: tl.constexpr, BLOCK_SIZE: tl.constexpr):
+def first_blocks(table, stride, start, low, stop, TILE: tl.constexpr, BLOCK_SIZE: tl.constexpr):
     """The blocks of the tile at `start`."""
     token = start + tl.arange(0, TILE)
     return _blocks(table, stride, token, (token >= low) & (token < stop), BLOCK_SIZE)
@@ -178,7 +178,7 @@ def _rows_of(cache, at, there, MASKED: tl.constexpr, HEAD_DIM: tl.constexpr, DIM
 
 
 @triton.jit
-def _walk(
+def walk(
     query,
     position,
     keys,
@@ -325,15 +325,15 @@ def _paged_prefill(
     keys, values = key_cache + kv_head * key_head, value_cache + kv_head * value_head
     table = block_tables + sequence.to(tl.int64) * table_sequence
     # All asked for now, so that no walk begins by waiting.
-    before = _first_blocks(table, table_entry, begin, low, stop, EDGE, BLOCK_SIZE)
-    within = _first_blocks(table, table_entry, free, low, stop, TILE, BLOCK_SIZE)
-    behind = _first_blocks(table, table_entry, inner, low, stop, EDGE, BLOCK_SIZE)
+    before = first_blocks(table, table_entry, begin, low, stop, EDGE, BLOCK_SIZE)
+    within = first_blocks(table, table_entry, free, low, stop, TILE, BLOCK_SIZE)
+    behind = first_blocks(table, table_entry, inner, low, stop, EDGE, BLOCK_SIZE)
     found = tl.zeros((ROWS, DIMS), dtype=tl.float32)
     top = tl.full((ROWS,), float("-inf"), dtype=tl.float32)
     weight_sum = tl.zeros((ROWS,), dtype=tl.float32)
     for part in tl.static_range(3):
         if WINDOWED or part > 0:
-            found, top, weight_sum = _walk(
+            found, top, weight_sum = walk(
                 rows,
                 position,
                 keys,

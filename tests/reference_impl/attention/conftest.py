@@ -18,6 +18,7 @@ if not torch.cuda.is_available() and "triton" not in sys.modules:
     try:
         import triton
 
+        import reference_impl.attention.cascade_decode
         import reference_impl.attention.paged_decode
         import reference_impl.attention.paged_prefill
         import reference_impl.attention.store_kv  # noqa: F401

@@ -19,6 +19,7 @@ pytest.importorskip("triton")
 
 import triton
 
+from reference_impl.attention.cascade_work import CascadeWork
 from reference_impl.attention.prefill_tuning import prefill_tuning_for
 
 ROOT = Path(__file__).parents[3]
@@ -28,21 +29,24 @@ import json, sys
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from reference_impl.attention import paged_decode, paged_prefill, store_kv, work_list
+from reference_impl.attention import cascade_decode, paged_decode, paged_prefill, store_kv, work_list
 from reference_impl.bench import textbook_decode
 
 KERNELS = {
     "cut": (work_list._cut, {}),
-    "decode": (paged_decode._paged_decode, {"scale": "fp32", "partial_out": "*fp32", "partial_lse": "*fp32"}),
+    "decode": (paged_decode._paged_decode, {"scale": "fp32"}),
+    "prefix": (cascade_decode._prefix_pieces, {"scale": "fp32"}),
     "prefill": (paged_prefill._paged_prefill, {"scale": "fp32"}),
     "store": (store_kv._store_kv, {"slot_mapping": "*i64"}),
     "textbook": (textbook_decode._textbook_decode, {"scale": "fp32"}),
 }
 DATA = ("query", "key_cache", "value_cache", "out", "key", "value")
-INDICES = ("block_tables", "context_lens", "cu_seqlens", "ends", "cuts", "arrived")
+INDICES = ("block_tables", "context_lens", "cu_seqlens", "ends", "cuts", "arrived", "table")
+PIECES = ("partial_out", "partial_lse", "begun_out", "begun_lse", "pieces_out", "pieces_lse")
 for name, dtype, constants, *options in json.loads(sys.argv[1]):
     kernel, types = KERNELS[name]
-    pointers = {**dict.fromkeys(DATA, "*" + dtype), **dict.fromkeys(INDICES, "*i32"), **types}
+    pointers = {**dict.fromkeys(DATA, "*" + dtype), **dict.fromkeys(INDICES, "*i32"), **dict.fromkeys(PIECES, "*fp32")}
+    pointers |= types
     names = kernel.arg_names
     signature = {arg: "constexpr" if arg in constants else pointers.get(arg, "i32") for arg in names}
     options = dict(zip(("num_warps", "num_stages"), options or (4, 3), strict=True))
@@ -50,7 +54,7 @@ for name, dtype, constants, *options in json.loads(sys.argv[1]):
     hints = {
         (names.index(arg),): [["tt.divisibility", 16]]
         for arg, kind in signature.items()
-        if name == "prefill" and (kind.startswith("*") or arg.startswith(("query_", "out_", "key_", "value_")))
+        if name.startswith("pref") and (kind.startswith("*") or arg.startswith(("query_", "out_", "key_", "value_")))
     }
     source = ASTSource(kernel, signature, {(names.index(arg),): value for arg, value in constants.items()}, hints)
     try:
@@ -66,6 +70,9 @@ DECODE = {
     "GRAIN": 16,
     "BLOCK_SIZE": 16,
     "PIECES": 4,
+    "BEGUN": 0,
+    "begun_out": None,
+    "begun_lse": None,
     "INTERPRETED": False,
     "table_entry": 1,
     "lens_stride": 1,
@@ -94,6 +101,18 @@ def prefill(head_dim: int, dtype: torch.dtype, **constants: object) -> tuple[obj
     return "prefill", name, PREFILL | sizes | heads | constants, tuning.num_warps, tuning.num_stages
 
 
+def prefix(head_dim: int, dtype: torch.dtype, batch: int) -> tuple[object, ...]:
+    """A case of the common prefix in the tiles that a call for `batch` sequences would choose."""
+    work = CascadeWork(batch, 32, 8, head_dim, dtype, torch.device("cpu"))
+    tuning = work.tuning
+    sizes = {"ROWS": tuning.rows, "TILE": tuning.tile_tokens, "EDGE": tuning.edge_tokens, "KV_HEADS": 8, "GROUP": 4}
+    heads = {"HEADS": work.tile_heads, "SEQUENCES": work.tile_sequences, "HEAD_DIM": head_dim}
+    given = {"DIMS": max(16, triton.next_power_of_2(head_dim)), "BLOCK_SIZE": 16, "ALIKE": True, "INTERPRETED": False}
+    name = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}[dtype]
+    strides = {"table_entry": 1, "lens_stride": 1}
+    return "prefix", name, sizes | heads | given | strides, tuning.num_warps, tuning.num_stages
+
+
 CASES: dict[str, tuple[object, ...]] = {
     "cut": ("cut", "i32", {"FIELDS": 16, "GRAIN": 16, "GRAINS": 4, "SEQUENCES": 128, "SHARES": 32}),
     "cut of one": (
@@ -108,6 +127,14 @@ CASES: dict[str, tuple[object, ...]] = {
         {"BLOCK_SIZE": 7, "HEAD_DIM": 80, "DIMS": 128, "ROWS": 32, "slot_stride": 1, "kv_heads": 1},
     ),
     "decode": ("decode", "bf16", DECODE | {"GROUP": 4, "HEAD_DIM": 128, "DIMS": 128, "ROWS": 4, "TILE": 64}),
+    "decode behind a prefix": (
+        "decode",
+        "bf16",
+        {name: value for name, value in DECODE.items() if not name.startswith("begun")}
+        | {"GROUP": 4, "HEAD_DIM": 128, "DIMS": 128, "ROWS": 4, "TILE": 64, "BEGUN": 8},
+    ),
+    "prefix": prefix(128, torch.bfloat16, 64),
+    "prefix of few rows": prefix(80, torch.float16, 3),
     "decode of one": (
         "decode",
         "fp32",
@@ -142,7 +169,9 @@ def test_it_compiles_and_a_multiprocessor_has_the_shared_memory(compiled: dict[s
     assert shared_bytes <= 227 * 1024
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if case.startswith("prefill") and "32" not in case])
+@pytest.mark.parametrize(
+    "case", [case for case in CASES if case.startswith("pref") and "32" not in case and "few" not in case]
+)
 def test_prefill_multiplies_on_the_tensor_cores_and_copies_tiles_ahead(compiled: dict[str, object], case: str) -> None:
     found = compiled[case]
     assert isinstance(found, list), found
