@@ -14,6 +14,8 @@ read, over the time, over the fastest read of this device.
     prefill    list of: name, flops, held_out, of_gathered (ours over gather-then-SDPA, in speed), goal (of_dense,
                of_gathered, met) and results: contender (bench/prefill.py) -> median_us, tflop_s, of_dense (share of
                dense SDPA's speed), error (relative L2 over the query tokens that are compared)
+    cascade    list of: name, held_out, times_plain (plain decode's time over ours) and results: contender
+               (bench/cascade.py) -> kv_bytes, floor_us, median_us, share (of the read ceiling, by its own bytes), error
     store      list of: name, bytes (read and written), median_us, share (of the copy ceiling), goal
 """
 
@@ -34,7 +36,8 @@ from reference_impl.attention import reference
 from reference_impl.attention.paged_decode import paged_decode
 from reference_impl.attention.store_kv import store_kv
 from reference_impl.attention.work_list import WorkList
-from reference_impl.bench import device_clock, prefill, textbook_decode
+from reference_impl.bench import cascade, device_clock, prefill, textbook_decode
+from reference_impl.bench.cascade import CASCADE_CASES
 from reference_impl.bench.cases import NotHere
 from reference_impl.bench.kernel_cases import DECODE_CASES, ERRORS, REPLICA_BYTES, Batch, Replica, draw, four_digits
 from reference_impl.bench.prefill_cases import PREFILL_CASES
@@ -64,6 +67,7 @@ def measure(names: Sequence[str], commit: str, say: Callable[[str], None]) -> di
             torch.cuda.empty_cache()
             say(line(decode[-1]))
     prompts = prefill.measure(names, generator, say)
+    prefixes = cascade.measure(names, generator, ceilings["read"], say)
     store = [_store_row(*case, ceilings["copy"], generator) for case in _STORE_CASES if store_name(case[0]) in names]
     for row in store:
         say(f"{row['name']:46} {row['median_us']:8.1f} us {row['share']:5.0%} of the copy ceiling")
@@ -75,6 +79,7 @@ def measure(names: Sequence[str], commit: str, say: Callable[[str], None]) -> di
         "ceilings": {f"{name}_gb_s": round(rate / 1e9) for name, rate in ceilings.items()},
         "decode": decode,
         "prefill": prompts,
+        "cascade": prefixes,
         "store": store,
     }
 
@@ -82,7 +87,8 @@ def measure(names: Sequence[str], commit: str, say: Callable[[str], None]) -> di
 def case_names() -> list[str]:
     """Every case that can be asked for."""
     attention = [case.name for case in DECODE_CASES] + [case.name for case in PREFILL_CASES]
-    return attention + [store_name(case[0]) for case in _STORE_CASES]
+    prefixes = [case.name for case in CASCADE_CASES]
+    return attention + prefixes + [store_name(case[0]) for case in _STORE_CASES]
 
 
 def store_name(shape: str) -> str:
