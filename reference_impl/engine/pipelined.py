@@ -12,8 +12,9 @@ scheduler is told a guess in place of each token, and the device puts the token 
     wrong    an answer that ends, by an end token or a stop string, has a step too many in flight: it is retired, its
              blocks are free when that step is done, and what the step made for it is dropped
 
-The next step is not launched ahead where it must know the tokens: of wishes that count what was made (penalties), and
-where answers fork. Those steps land first, as in `Engine`. Tokens are the same either way. Pieces come a step later.
+The next step is not launched ahead where it must know the tokens: of wishes that count what was made (penalties), of
+those that the host chooses itself (top_p, logprobs and their like, on a GPU), and where answers fork. Those steps land
+first, as in `Engine`. Tokens are the same either way. Pieces come a step later.
 Cost: O(1) more a token; an answer that ends early computes one token in vain.
 Invariants: those of `Engine`; a step that was guessed about has landed before the scheduler hears of the next.
 Source: the asynchronous scheduling of SGLang and vLLM, told in their papers and documents.
@@ -73,6 +74,8 @@ class PipelinedEngine(Engine):
         return pieces
 
     def _may_guess(self, flight: Flight) -> bool:
+        if flight.choice is not None and not flight.choice.complete:
+            return False
         return not flight.forked and not any(looks_back(answer.wish) for answer in flight.answers if answer.is_live)
 
     def _guess(self, flight: Flight) -> set[int]:

@@ -12,6 +12,7 @@ costs, see `sampler.py`.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -43,7 +44,7 @@ class DeviceSampler:
         return self.begin(logits, wishes).sampled()
 
     def begin(self, logits: Tensor, wishes: Sequence[Wish]) -> Choice:
-        """As `sample`, without a wait for the device, unless a row is not plain.
+        """As `sample`, without a wait for the device; rows that are not plain are chosen when they are asked for.
 
         Raises: ValueError as `Sampler.sample`.
         """
@@ -52,8 +53,9 @@ class DeviceSampler:
         tokens = torch.empty(len(wishes), dtype=torch.int64, device=self.device)
         self.draw(logits, temperatures, numbers, tokens)
         if not all(map(is_plain, wishes)):
-            chosen = self._with_wishes(logits, wishes, _good(tokens.tolist()))
-            return Choice(torch.tensor([one.token for one in chosen], device=self.device), lambda: chosen)
+            # What was made until then belongs to the wish: a token that is awaited now will be in `made` by then.
+            then = [wish if is_plain(wish) else replace(wish, made=tuple(wish.made)) for wish in wishes]
+            return Choice(tokens, lambda: self._with_wishes(logits, then, _good(tokens.tolist())), complete=False)
         if self.device.type != "cuda":
             return Choice(tokens, lambda: _plain(tokens))
         # Into memory that stays in place, else the copy would wait here.

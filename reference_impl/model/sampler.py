@@ -55,13 +55,16 @@ class Wish:
 
 @dataclass(frozen=True)
 class Choice:
-    """Tokens that are chosen, or will be when the device comes to it. tokens: [rows] int64 on the device of the logits.
+    """Tokens that are chosen, or will be when the device comes to it.
 
-    sampled: waits for them. Raises: FloatingPointError as `Sampler.sample`.
+    tokens: [rows] int64 on the device of the logits. complete: whether all of them will be there by themselves; else
+    some are chosen by `sampled`, which must be called while the logits are good. sampled: waits for them.
+    Raises: FloatingPointError as `Sampler.sample`.
     """
 
     tokens: Tensor
     sampled: Callable[[], list[Sampled]]
+    complete: bool = True
 
 
 def looks_back(wish: Wish) -> bool:
@@ -156,7 +159,7 @@ def _biased(row: Tensor, wish: Wish) -> Tensor:
     counted = (params.frequency_penalty or params.presence_penalty) and wish.made
     if not (params.logit_bias or repeats or counted):
         return row
-    biased = row.double()
+    biased = row.to(torch.float64, copy=True)  # logits in float64 would be changed themselves
     if params.logit_bias:
         tokens = _ids(params.logit_bias, row)
         biased[tokens] += torch.tensor(list(params.logit_bias.values()), dtype=torch.float64, device=row.device)

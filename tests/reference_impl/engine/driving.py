@@ -21,7 +21,7 @@ GREEDY = SamplingParams(max_tokens=8, temperature=0.0, ignore_eos=True)
 
 def tiny_engine(tiny: LoadedModel, *, blocks: int = 256, block_size: int = 4, **settings: Any) -> Built:
     """`blocks` blocks of `block_size` tokens, every invariant checked after every step."""
-    memory = blocks * block_size * tiny.config.kv_bytes_per_token(4)
+    memory = blocks * block_size * tiny.config.kv_bytes_per_token(tiny.transformer.dtype.itemsize)
     wanted = replace(
         EngineSettings(model="tiny", block_size=block_size, kv_memory_bytes=memory, overlap=OVERLAP, debug=True),
         **settings,

@@ -231,6 +231,19 @@ def test_logits_without_a_choice_are_named_by_their_row(device, values, said, wi
     assert [BAD_ROWS.get(token) for token in out.tolist()] == [None, None, *[said.replace("\\", "")] * 2]
 
 
+def test_what_is_chosen_later_is_chosen_with_the_number_of_when_it_was_asked_for(device) -> None:
+    """By then the token that was awaited is in `made`, and counts there."""
+    logits = torch.randn(2, 40, generator=torch.Generator().manual_seed(1))
+    made = [3]
+    asked = [Wish(SamplingParams(seed=5, top_k=9), (), made, awaited=1), Wish(SamplingParams(seed=6), (), ())]
+    choice = DeviceSampler(40, device).begin(logits.to(device), asked)
+    assert not choice.complete
+    made.append(4)
+    chosen = choice.sampled()
+    assert chosen[0] == Sampler(40).sample(logits[:1], [wish(2, seed=5, top_k=9)])[0]
+    assert DeviceSampler(40, device).begin(logits[1:].to(device), asked[1:]).complete
+
+
 def test_no_rows_give_no_tokens(device) -> None:
     assert DeviceSampler(3, device).sample(torch.empty(0, 3, device=device), []) == []
 
