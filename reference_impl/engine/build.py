@@ -9,6 +9,7 @@ stays the same, so two runs that differ in one part differ by that part.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 
 import torch
 
@@ -147,7 +148,9 @@ def _attention(name: str | None, device: torch.device) -> Attention:
     if name is not None and is_plugin(name):
         return Lab4Attention(load_backend(name, AttentionBackend))
     on_gpu = device.type == "cuda"
-    chosen = name or ("triton" if on_gpu else "torch")
+    if name is None and not (on_gpu and find_spec("triton")):
+        return TorchAttention()
+    chosen = name or "triton"
     if chosen == "torch":
         return TorchAttention()
     if chosen != "triton":

@@ -9,8 +9,8 @@ longer to start them than the GPU takes to run them. A graph is captured once an
     tables    [rows, blocks of the longest context] int32: what stands behind a context is never looked at
     chosen    [rows] int64: the tokens that the device chose last, for rows whose id the host does not know
 
-Where a cache lies is part of a graph, so graphs are made after the blocks. All graphs share one piece of memory, since
-only one runs at a time; its size is that of the largest.
+Where a cache lies is part of a graph, so graphs are made after the blocks. All graphs share one piece of memory for
+what they compute on the way, since only one runs at a time; each has logits of its own, which are read afterwards.
 Cost: a step is one upload, three small copies and one launch, whatever the model; making them takes two steps each.
 Source: the fixed sets of batch sizes of vLLM and SGLang; Kwon et al., SOSP 2023, for what is decoded.
 """

@@ -186,6 +186,12 @@ class Engine:
             self._ended.append(answer.end(reason))
         del self._groups[group.request]
 
+    def abort_all(self) -> None:
+        """End every request that is not over, as `abort`."""
+        for request in list(self._groups):
+            if request in self._groups:
+                self.abort(request)
+
     def _checked_prompt(self, prompt: Sequence[int], params: SamplingParams, timeout_s: float | None) -> array[int]:
         vocabulary, longest = self.loaded.config.vocab_size, self.max_context_tokens
         if not len(prompt):

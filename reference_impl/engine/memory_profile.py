@@ -118,8 +118,8 @@ def profile_memory(
         if free is None:
             raise ValueError("this system does not say how much memory is free: give KV memory in bytes")
         attention = attention or TorchAttention()
-        step = step_bytes(model, min(max_tokens_per_step, longest), max_running, attention)
-        graphs = graph_bytes(model, attention, graph_rows, longest) if graph_rows else None
+        step = step_bytes(model, min(max_tokens_per_step, longest), max_running, attention, block_size)
+        graphs = graph_bytes(model, attention, graph_rows, longest, block_size) if graph_rows else None
         budget = int(share * max(0, free - (step or 0) - (graphs or 0)))
         said = f"{share:.0%} of {shown_bytes(free)} free, less {shown_bytes(step or 0)} for the largest step,"
     else:
@@ -146,24 +146,26 @@ def free_bytes(device: torch.device) -> int | None:
     return min(amounts, default=None)
 
 
-def step_bytes(model: Transformer, tokens: int, max_running: int, attention: Attention) -> int | None:
+def step_bytes(model: Transformer, tokens: int, max_running: int, attention: Attention, block_size: int) -> int | None:
     """What a prompt of `tokens` tokens needs at its peak, beside weights and blocks; None where it cannot be seen."""
-    device = model.device
-    caches = _shared_cache(model, tokens)
-    metadata = build_metadata([BatchRow(range(tokens), tokens, tokens)], 1, device=device)
+    device, blocks = model.device, blocks_for(tokens, block_size)
+    caches = _shared_cache(model, blocks, block_size)
+    metadata = build_metadata([BatchRow(range(blocks), tokens, tokens)], block_size, device=device)
     ids = torch.zeros(tokens, dtype=torch.int64, device=device)
     rows = torch.arange(min(tokens, max_running), device=device)
     before = _start_watching(device)
-    model.forward(ids, torch.arange(tokens, device=device), caches, metadata, attention, rows)
+    model.forward(ids, torch.arange(tokens, device=device), caches, metadata, attention, rows, logits_dtype=model.dtype)
     return None if before is None else max(0, _peak(device) - before)
 
 
-def graph_bytes(model: Transformer, attention: Attention, max_rows: int, max_context_tokens: int) -> int:
+def graph_bytes(
+    model: Transformer, attention: Attention, max_rows: int, max_context_tokens: int, block_size: int
+) -> int:
     """What CUDA graphs for up to `max_rows` sequences keep, torch's part and the driver's: made once, and let go."""
     torch.cuda.empty_cache()
     before = torch.cuda.mem_get_info(model.device)[0]
     graphs = DecodeGraphs(
-        model, attention, _shared_cache(model, 1), max_rows=max_rows, max_context_tokens=max_context_tokens
+        model, attention, _shared_cache(model, 1, block_size), max_rows=max_rows, max_context_tokens=max_context_tokens
     )
     torch.cuda.empty_cache()
     kept = before - torch.cuda.mem_get_info(model.device)[0]
@@ -172,9 +174,9 @@ def graph_bytes(model: Transformer, attention: Attention, max_rows: int, max_con
     return max(0, kept)
 
 
-def _shared_cache(model: Transformer, tokens: int) -> list[tuple[Tensor, Tensor]]:
+def _shared_cache(model: Transformer, blocks: int, block_size: int) -> list[tuple[Tensor, Tensor]]:
     """One layer's cache for all layers: what they compute is of no use, and their shapes are those of a real step."""
-    size = (tokens, 1, model.config.num_kv_heads, model.config.head_dim)
+    size = (blocks, block_size, model.config.num_kv_heads, model.config.head_dim)
     key, value = (torch.zeros(size, dtype=model.dtype, device=model.device) for _ in range(2))
     return [(key, value)] * model.config.num_layers
 

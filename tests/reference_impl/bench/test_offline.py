@@ -8,9 +8,12 @@ from typing import Any
 import pytest
 
 from reference_impl.bench import offline
-from reference_impl.bench.offline import Floor, Job, check_record, floor_of, lines, measure, script_asks
+from reference_impl.bench.offline import Floor, Job, check_record, floor_of, lines, measure, script_asks, start_all
+from reference_impl.engine.build import build_engine
+from reference_impl.engine.engine import Engine
 from reference_impl.engine.generate import Ask
 from reference_impl.engine.options import EngineSettings
+from reference_impl.engine.outputs import FinishReason
 from reference_impl.model.sampling import SamplingParams
 from reference_impl.sim.fit import offline_script
 
@@ -84,6 +87,33 @@ def test_figures_of_a_gpu_are_said_as_well(record: dict[str, Any]) -> None:
     check_record(full)
     said = "\n".join(lines(full))
     assert all(words in said for words in ("50%", "2.00 ms, the GPU 1.50", "1.250 ms  attention", "MISS"))
+
+
+def engine(**settings: Any) -> Engine:
+    wanted = {"max_running": 8, "kv_memory_bytes": 2**22, "max_context_tokens": 400} | settings
+    return build_engine(EngineSettings("tiny", **wanted)).engine
+
+
+def test_the_step_that_is_looked_at_is_one_in_which_all_decode() -> None:
+    ours = engine(max_tokens_per_step=16)
+    job = [Ask([1] * size, SamplingParams(max_tokens=20)) for size in (3, 40, 9)]
+    made = start_all(ours, job)
+    assert made is not None
+    assert (ours.last_step.decode_tokens, ours.last_step.prefill_tokens) == (3, 0)
+    ours.abort_all()
+    assert {piece.finish for piece in ours.step() if piece.finish} == {FinishReason.ABORT}
+    assert not ours.has_work
+
+
+@pytest.mark.parametrize(
+    ("settings", "new_tokens"),
+    [({"max_running": 2}, 9), ({"max_tokens_per_step": 16}, 1)],
+    ids=["fewer run at once", "the first end before the last begin"],
+)
+def test_where_all_never_decode_at_once_there_is_no_such_step(settings: dict[str, int], new_tokens: int) -> None:
+    ours = engine(**settings)
+    assert start_all(ours, [Ask([1] * 40, SamplingParams(max_tokens=new_tokens))] * 3) is None
+    assert not ours.has_work
 
 
 @pytest.mark.parametrize(

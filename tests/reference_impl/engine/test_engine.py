@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reference_impl.engine.engine import Engine, RequestRefused
+from reference_impl.engine.engine import RequestRefused
 from reference_impl.engine.generate import Ask, Told, generate
 from reference_impl.engine.outputs import FinishReason
 from reference_impl.model.loader import LoadedModel
@@ -294,7 +294,8 @@ def test_ten_thousand_mixed_requests_leave_nothing_behind(tiny: LoadedModel) -> 
     """Good ones, invalid ones, impossible ones, late ones, and aborts at random moments, in too little memory."""
     now = [0.0]
     built = tiny_engine(tiny, blocks=96, max_running=48, recovery="swap", max_tokens_per_step=256, debug=False)
-    engine = Engine(tiny, built.engine.scheduler, built.engine.runner, clock=lambda: now[0], max_waiting=200)
+    kind = type(built.engine)
+    engine = kind(tiny, built.engine.scheduler, built.engine.runner, clock=lambda: now[0], max_waiting=60)
     draw = random.Random(0)
     live: set[int] = set()
     ends: dict[FinishReason, int] = dict.fromkeys(FinishReason, 0)
