@@ -121,13 +121,17 @@ def kernels(record: Record) -> Figure:
     figure = _figure(sum(heights) + 1.2)
     for axis, panel in zip(_column(figure, heights), panels, strict=True):
         _dots(axis, panel)
-    said = ["Sequences x context, heads/KV heads, head size.", "Upright line: the goal.", _foot(record)]
+    said = [
+        "Sequences x context, heads/KV heads, head size.",
+        "Upright line: the goal. *: not tuned for.",
+        _foot(record),
+    ]
     _title(figure, "Kernels: how near to what is possible", said)
     return figure
 
 
 def _case(row: Record) -> str:
-    return f"{row['name']}{' (held out)' if row['held_out'] else ''}"
+    return f"{row['name'].removeprefix('prefill, ')}{'*' if row['held_out'] else ''}"
 
 
 def _prompt(row: Record) -> str:
@@ -146,7 +150,8 @@ def _dots(axis: Axes, panel: Panel) -> None:
     for place, (name, _, goal) in enumerate(rows):
         axis.plot([0, most], [place, place], color=FAINT, lw=1, ls="-", marker="", zorder=1)
         axis.plot([goal, goal], [place - 0.22, place + 0.22], color=INK, lw=1.2, ls="-", marker="", zorder=2)
-        axis.text(0, place - 0.16, name, va="bottom", ha="left", fontsize=_SMALL)
+        # No reason to make the axis narrower, though it may be longer than that.
+        axis.text(0, place - 0.16, name, va="bottom", ha="left", fontsize=_SMALL, in_layout=False)
     for order, (contender, (colour, marker)) in enumerate(zip(contenders, SERIES, strict=False)):
         points = [(shares[contender], place) for place, (_, shares, _) in enumerate(rows) if contender in shares]
         xs, ys = zip(*points, strict=True)
