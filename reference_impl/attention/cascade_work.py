@@ -74,10 +74,7 @@ class CascadeWork:
     def check(self, query: Tensor, kv_heads: int, prefix_tokens: int) -> None:
         """Raises: ValueError unless it was made for such a query [batch, heads, head_dim], and cut for the prefix."""
         work = self.suffixes
-        have = (work.batch, work.heads, work.kv_heads, work.head_dim, work.dtype)
-        need = (*query.shape[:2], kv_heads, query.shape[2], query.dtype)
-        if need != have:
-            raise ValueError(f"work for (batch, heads, KV heads, head_dim, type) {have} does not serve {need}")
+        work.check_serves(query, kv_heads)
         if prefix_tokens != work.first_token:
             raise ValueError(
                 f"a prefix of {prefix_tokens} tokens was asked for, and the work cut for {work.first_token}"

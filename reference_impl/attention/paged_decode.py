@@ -359,10 +359,7 @@ def _arrive(
 
 
 def _check_work(work: WorkList, query: Tensor, kv_heads: int, window: int | None, first_token: int) -> None:
-    need = (*query.shape[:2], kv_heads, query.shape[2], query.dtype)
-    have = (work.batch, work.heads, work.kv_heads, work.head_dim, work.dtype)
-    if need != have:
-        raise ValueError(f"a work list for (batch, heads, KV heads, head_dim, type) {have} does not serve {need}")
+    work.check_serves(query, kv_heads)
     if window is not None and window != work.window:
         raise ValueError(f"window {window} was asked for, and the work list was cut for {work.window}")
     if first_token != work.first_token:

@@ -137,6 +137,13 @@ class WorkList:
             )
         return self
 
+    def check_serves(self, query: Tensor, kv_heads: int) -> None:
+        """Raises: ValueError, with both, unless it was made for such a query [batch, heads, head_dim]."""
+        need = (*query.shape[:2], kv_heads, query.shape[2], query.dtype)
+        have = (self.batch, self.heads, self.kv_heads, self.head_dim, self.dtype)
+        if need != have:
+            raise ValueError(f"a work list for (batch, heads, KV heads, head_dim, type) {have} does not serve {need}")
+
     def check_invariants(self) -> None:
         """Raises: AssertionError unless the cuts cover every sequence and no piece waits for its merge. Syncs."""
         ends, total = self.ends.tolist(), int(self.ends[-1])

@@ -18,6 +18,7 @@ from reference_impl.attention.paged_decode import paged_decode
 from reference_impl.attention.prefill_tuning import PrefillTuning
 from tests.reference_impl.attention import decode_problems
 from tests.reference_impl.attention.cascade_problems import Problem, check, drawn, run, work_for
+from tests.reference_impl.attention.guards import ERRORS
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -76,7 +77,7 @@ def test_it_is_what_plain_decode_gives_on_the_same_tables(device: torch.device) 
         plain = torch.empty_like(problem.query)
         paged_decode(*problem.tensors[:3], *problem.tensors[4:], problem.scale, plain)
         missed = float((run(problem).double() - plain.double()).norm() / plain.double().norm())
-        assert missed <= 2 * decode_problems.ERRORS[dtype]
+        assert missed <= 2 * ERRORS[dtype]
 
 
 def test_without_a_prefix_it_is_plain_decode_bit_for_bit(device: torch.device) -> None:
@@ -204,7 +205,7 @@ def test_bug_30_offsets_in_32_bits_wrap_in_a_prefix_behind_2_31_numbers(device: 
         (lambda p: {"prefix_tokens": -1}, "prefix_tokens is -1: need 0 to the 48 of 3 blocks of 16"),
         (lambda p: {"prefix_tokens": 49}, "prefix_tokens is 49: need 0 to the 48"),
         (lambda p: {"scale": 0.0}, "scale must be above 0"),
-        (lambda p: {"work": work_for(drawn(32, [5], device=p.query.device))}, r"work for .*\(1, 4, 2, 32"),
+        (lambda p: {"work": work_for(drawn(32, [5], device=p.query.device))}, r"work list for .*\(1, 4, 2, 32"),
         (
             lambda p: {"work": work_for(p).refresh(p.context_lens, 16)},
             "32 tokens was asked for, and the work cut for 16",

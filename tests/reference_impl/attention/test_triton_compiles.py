@@ -6,12 +6,6 @@ compiled, so they are tried too. ptxas comes with Triton.
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 
@@ -21,8 +15,7 @@ import triton
 
 from reference_impl.attention.cascade_work import CascadeWork
 from reference_impl.attention.prefill_tuning import prefill_tuning_for
-
-ROOT = Path(__file__).parents[3]
+from tests.reference_impl.compiling import compiled_cases
 
 COMPILE = """
 import json, sys
@@ -152,12 +145,7 @@ CASES: dict[str, tuple[object, ...]] = {
 @pytest.fixture(scope="module")
 def compiled() -> dict[str, object]:
     """Case -> bytes of shared memory and of machine code, what it uses of a list, or what the compiler said."""
-    environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
-    environment["PYTHONPATH"] = os.pathsep.join((str(ROOT), str(ROOT / "labs")))
-    command = [sys.executable, "-c", COMPILE, json.dumps(list(CASES.values()))]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
-    return dict(zip(CASES, map(json.loads, done.stdout.splitlines()), strict=True))
+    return compiled_cases(COMPILE, CASES)
 
 
 @pytest.mark.parametrize("case", CASES)

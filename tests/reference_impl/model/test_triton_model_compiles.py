@@ -6,17 +6,11 @@ compiled, so they are tried too. What is read and written in pieces of 16 bytes 
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 
 pytest.importorskip("triton")
 
-ROOT = Path(__file__).parents[3]
+from tests.reference_impl.compiling import compiled_cases
 
 COMPILE = """
 import json, sys
@@ -80,12 +74,7 @@ WIDE_LOADS = {"norm": 2, "gated": 2, "heads, normed and stored": 2, "weigh": 4, 
 @pytest.fixture(scope="module")
 def compiled() -> dict[str, object]:
     """Case -> bytes of shared memory and loads of 16 bytes, or what the compiler said."""
-    environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
-    environment["PYTHONPATH"] = os.pathsep.join((str(ROOT), str(ROOT / "labs")))
-    command = [sys.executable, "-c", COMPILE, json.dumps(list(CASES.values()))]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
-    return dict(zip(CASES, map(json.loads, done.stdout.splitlines()), strict=True))
+    return compiled_cases(COMPILE, CASES)
 
 
 @pytest.mark.parametrize("case", CASES)
