@@ -22,6 +22,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from autograder.sandbox.limits import Limits
 from labkit import checks
 
 STATE_FOLDER = ".course"
@@ -103,8 +104,31 @@ class Lab:
     @cached_property
     def suite(self) -> types.ModuleType:
         """`suite.py` of the hidden tests: VERSION, PROVIDES (class -> methods), PACKAGES the student may use, REFERENCE
-        (class -> module with the reference of that name)."""
+        (class -> module with the reference of that name). And, where a lab differs from the usual: KIND ("functions" if
+        the methods of PROVIDES are functions of the submission's own), LIMITS (fields of `Limits` -> values),
+        ENVIRONMENT of the worker, DEVICES that it is graded on, SOURCES (what can change a verdict, beside
+        SUITE_SOURCES)."""
         return load_module(self.hidden / "suite.py", f"hidden_{self.id}_suite")
+
+    @property
+    def kind(self) -> str:
+        """What a submission provides: "class" or "functions"."""
+        return str(getattr(self.suite, "KIND", "class"))
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """Where hidden tests of this lab run: "cpu", and "cuda" if some need a GPU."""
+        return tuple(getattr(self.suite, "DEVICES", ("cpu",)))
+
+    @property
+    def limits(self) -> Limits:
+        """The caps on a submission to this lab."""
+        return Limits(**getattr(self.suite, "LIMITS", {}))
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Variables of the worker, beside those that every worker has."""
+        return dict(getattr(self.suite, "ENVIRONMENT", {}))
 
     def reference(self, name: str) -> Callable[..., Any]:
         """The reference implementation of class `name`."""
@@ -174,7 +198,7 @@ class Course:
         """
         digest = hashlib.sha256()
         files = [lab.notebook, *lab.hidden.rglob("*.py")]
-        for name in SUITE_SOURCES:
+        for name in (*SUITE_SOURCES, *getattr(lab.suite, "SOURCES", ())):
             source = self.root / name
             files += [source] if source.is_file() else source.rglob("*.py")
         for file in sorted(files):

@@ -13,9 +13,10 @@ from pathlib import Path
 
 from autograder.course import Course, Lab, seed_id
 from autograder.intake import Rejected, take
+from autograder.judge.functions import remote_functions
 from autograder.judge.remote import Plan, Session, TestEnded, remote
 from autograder.judge.subject import Make, local
-from autograder.judge.suite import HiddenTest, SuiteBroken, hidden_tests, run_test
+from autograder.judge.suite import HiddenTest, SuiteBroken, hidden_tests, not_here, run_test
 from autograder.judge.verdicts import GroupResult, SubmissionResult, TestResult, Verdict, clean
 from autograder.sandbox.launch import StartFailed, WorkerGone
 from autograder.sandbox.limits import Limits
@@ -35,6 +36,7 @@ class Job:
     suite: str
     seed: int
     tier: str
+    device: str = "cpu"
 
     def result(
         self, status: str, seconds: float, groups: tuple[GroupResult, ...] = (), flags: tuple[str, ...] = ()
@@ -46,7 +48,7 @@ class Job:
             sha256=self.sha256,
             suite=self.suite,
             seed_id=seed_id(self.seed),
-            device="cpu",
+            device=self.device,
             seconds=round(seconds, 3),
             status=status,
             groups=groups,
@@ -56,9 +58,9 @@ class Job:
 
 def grade(course: Course, job: Job, limits: Limits | None = None) -> SubmissionResult:
     """Grade one file. Never raises for what a student handed in; infra faults come back as status `infra`."""
-    limits = limits or Limits()
     start = time.monotonic()
     lab = course.lab(job.lab)
+    limits = limits or lab.limits
     try:
         submission = take(Path(job.path), lab, limits)
     except Rejected as rejected:
@@ -68,9 +70,9 @@ def grade(course: Course, job: Job, limits: Limits | None = None) -> SubmissionR
         return job.result("infra", time.monotonic() - start, flags=("INFRA: the file changed before it was graded",))
     try:
         tests = hidden_tests(lab)
-        session = Session(Plan(submission.cells, job.tier, limits, tuple(lab.suite.PACKAGES)))
+        session = Session(Plan(submission.cells, job.tier, limits, tuple(lab.suite.PACKAGES), lab.environment))
         try:
-            groups = _judge(lab, tests, session, job.seed)
+            groups = _judge(lab, tests, session, job)
         finally:
             session.close()
     except (StartFailed, SuiteBroken) as fault:
@@ -88,55 +90,62 @@ def _all(lab: Lab, tests: list[HiddenTest], verdict: Verdict, message: str) -> t
     return tuple(groups)
 
 
-def _judge(lab: Lab, tests: list[HiddenTest], session: Session, seed: int) -> tuple[GroupResult, ...]:
+def _judge(lab: Lab, tests: list[HiddenTest], session: Session, job: Job) -> tuple[GroupResult, ...]:
     (name, methods), *_ = lab.suite.PROVIDES.items()
     try:
-        faults = _contract_faults(session, name, methods)
+        faults = _contract_faults(session, lab.kind, name, methods)
     except TestEnded as ended:
         return _all(lab, tests, ended.verdict, ended.message)
     for fault in faults.values():
         session.note(fault)
     session.sealed = True
-    make = remote(session, name, methods, faults)
+    functions = lab.kind == "functions"
+    make = remote_functions(session, methods, faults) if functions else remote(session, name, methods, faults)
     reference = local(lab.reference(name))
     by_group: dict[str, list[TestResult]] = {group.id: [] for group in lab.groups}
     for test in tests:
-        by_group[test.group].append(run_test(test, make, seed, reference))
+        result = not_here(test, job.device) or run_test(test, make, job.seed, reference)
+        by_group[test.group].append(result)
     session.hurry = True
     groups = []
     for group in lab.groups:
         results = tuple(by_group[group.id])
-        failed = any(result.verdict is not Verdict.PASS for result in results)
+        failed = any(result.verdict is not Verdict.PASS for result in results if result.counts)
         story = _counterexample(lab, group.id, session, make) if failed else ""
         groups.append(GroupResult(group.id, group.title, group.points, results, story))
     return tuple(groups)
 
 
-def _contract_faults(session: Session, name: str, methods: tuple[str, ...]) -> dict[str, str]:
+def _contract_faults(session: Session, kind: str, name: str, methods: tuple[str, ...]) -> dict[str, str]:
     """Methods of the contract that are missing or take other arguments, each with the words for the student.
 
     Raises: TestEnded if there is no such class at all, for then nothing can be tested.
     """
     protocol = getattr(contracts, name)
-    counts = {method: _positional_counts(getattr(protocol, method)) for method in methods}
+    itself = int(kind == "class")
+    counts = {m: [count + itself for count in _positional_counts(getattr(protocol, m))] for m in methods}
     try:
-        reply = session.worker().request(session.plan.limits.call_s, op="describe", name=name, methods=counts)
+        reply = session.worker().request(
+            session.plan.limits.call_s, op="describe", kind=kind, name=name, methods=counts
+        )
     except WorkerGone as gone:
         session.close()
         raise TestEnded(Verdict.CRASHED, f"the process ended while {name} was looked up ({gone.kind})") from None
     found = reply.get("ok")
-    if not isinstance(found, dict) or found.get("kind") != "class":
+    if not isinstance(found, dict) or found.get("kind") != kind:
         what = "is not a class" if isinstance(found, dict) and found.get("kind") == "other" else "is missing"
         raise TestEnded(Verdict.MISSING, f"the class {name} {what}; see the remarks for cells that failed to run")
     reported = found.get("faults")
     faults = {}
     for method in methods:
         fault = reported.get(method) if isinstance(reported, dict) else "missing"
+        called = f"{name}.{method}" if kind == "class" else f"the function {method}"
         if fault == "missing":
-            faults[method] = f"{name}.{method} is missing"
+            faults[method] = f"{called} is missing"
         elif fault is not None:
-            wanted = inspect.signature(getattr(protocol, method))
-            faults[method] = f"{name}.{method} does not take the contract's arguments {wanted}"
+            wanted = str(inspect.signature(getattr(protocol, method)))
+            wanted = wanted if kind == "class" else wanted.replace("(self, ", "(", 1)
+            faults[method] = f"{called} does not take the contract's arguments {wanted}"
     return faults
 
 

@@ -11,7 +11,7 @@ import builtins
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from autograder.intake import Cell
@@ -68,6 +68,7 @@ class Plan:
     tier: str
     limits: Limits
     packages: tuple[str, ...]
+    environment: Mapping[str, str] = field(default_factory=dict)
 
 
 class Session:
@@ -102,7 +103,7 @@ class Session:
                 raise TestEnded(Verdict.NOT_RUN, "the worker had to be started too often")
             self._check_budget()
             self.generation += 1
-            connection = Connection(self.plan.tier, limits, self.plan.packages)
+            connection = Connection(self.plan.tier, limits, self.plan.packages, self.plan.environment)
             try:
                 loaded = self._load(connection)
             except BaseException:
@@ -186,7 +187,7 @@ class Session:
         limits = self.plan.limits
         self._check_budget()
         # Building a large pool and a timed batch may honestly take long; one call may not.
-        impatient = self._timeouts >= limits.patience and op == "call"
+        impatient = self._timeouts >= limits.patience and op in ("call", "function")
         return limits.impatient_call_s if impatient or self.hurry else limits.call_s
 
     def _check_budget(self) -> None:

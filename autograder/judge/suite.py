@@ -1,8 +1,8 @@
 """The hidden tests of a lab, as plain functions.
 
-Owns: finding them (`tests/hidden/<lab>/test_<group>.py`, each naming its GROUP) and running one, from call to
-verdict. The same files are collected by pytest, which runs them on the reference; here pytest is not involved, and
-nothing of the student's is near. Knows nothing of points.
+Owns: finding them (`tests/hidden/<lab>/test_<name>.py`, each naming its GROUP, and its DEVICE if there is but one)
+and running one, from call to verdict. The same files are collected by pytest, which runs them on the reference; here
+pytest is not involved, and nothing of the student's is near. Knows nothing of points.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ class HiddenTest:
     name: str
     sentence: str
     run: Callable[..., None]
+    device: str = ""
+    """The one device that it runs on, "cuda" say; empty if it runs anywhere."""
 
     @property
     def wants_seed(self) -> bool:
@@ -50,12 +52,20 @@ def hidden_tests(lab: Lab) -> list[HiddenTest]:
             sentence = (inspect.getdoc(function) or "").partition("\n")[0].strip()
             if not sentence:
                 raise SuiteBroken(f"{path.name}: {name} has no sentence for the student")
-            found.append(HiddenTest(group, name, sentence, function))
+            found.append(HiddenTest(group, name, sentence, function, getattr(module, "DEVICE", "")))
     in_notebook, in_tests = {group.id for group in lab.groups}, {test.group for test in found}
     if in_notebook != in_tests:
         odd = ", ".join(sorted(in_notebook ^ in_tests))
         raise SuiteBroken(f"groups of the notebook and of the hidden tests differ: {odd}")
     return found
+
+
+def not_here(test: HiddenTest, device: str) -> TestResult | None:
+    """The result of a test that needs another device than `device`: not run, and no point depends on it; else None."""
+    if test.device in ("", device):
+        return None
+    where = {"cuda": "on a grader with a GPU"}.get(test.device, f"on {test.device}")
+    return TestResult(test.name, Verdict.NOT_RUN, f"{test.sentence} Runs {where} only.", counts=False)
 
 
 def run_test(test: HiddenTest, make: Make, seed: int, reference: Make) -> TestResult:

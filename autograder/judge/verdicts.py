@@ -50,6 +50,8 @@ class TestResult:
     name: str
     verdict: Verdict
     message: str = ""
+    counts: bool = True
+    """Whether points depend on it: not for a test that this device cannot run."""
 
 
 @dataclass(frozen=True)
@@ -65,11 +67,12 @@ class GroupResult:
 
     @property
     def points(self) -> float:
-        """`max_points` times the share of tests that passed, to two decimals."""
-        if not self.tests:
+        """`max_points` times the share of the tests that count which passed, to two decimals; 0 if none counts."""
+        verdicts = [test.verdict for test in self.tests if test.counts]
+        if not verdicts:
             return 0.0
-        passed = sum(test.verdict is Verdict.PASS for test in self.tests)
-        return float(round(Fraction(str(self.max_points)) * Fraction(passed, len(self.tests)), 2))
+        passed = sum(verdict is Verdict.PASS for verdict in verdicts)
+        return float(round(Fraction(str(self.max_points)) * Fraction(passed, len(verdicts)), 2))
 
 
 @dataclass(frozen=True)
@@ -116,7 +119,10 @@ class SubmissionResult:
                     "points": group.points,
                     "max_points": group.max_points,
                     "counterexample": group.counterexample,
-                    "tests": [{"name": t.name, "verdict": t.verdict.value, "message": t.message} for t in group.tests],
+                    "tests": [
+                        {"name": t.name, "verdict": t.verdict.value, "message": t.message, "counts": t.counts}
+                        for t in group.tests
+                    ],
                 }
                 for group in self.groups
             ],
@@ -132,7 +138,10 @@ class SubmissionResult:
                 title=group["title"],
                 max_points=group["max_points"],
                 counterexample=group["counterexample"],
-                tests=tuple(TestResult(t["name"], Verdict(t["verdict"]), t["message"]) for t in group["tests"]),
+                tests=tuple(
+                    TestResult(t["name"], Verdict(t["verdict"]), t["message"], t.get("counts", True))
+                    for t in group["tests"]
+                ),
             )
             for group in data["groups"]
         )

@@ -13,7 +13,8 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Sequence
+import types
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from autograder.sandbox import tiers
@@ -41,8 +42,16 @@ class StartFailed(Exception):  # noqa: N818 - the machine's fault, told to staff
 class Connection:
     """One running worker. Not safe for threads; close it, or use it as a context manager."""
 
-    def __init__(self, tier: str, limits: Limits, packages: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        tier: str,
+        limits: Limits,
+        packages: Sequence[str] = (),
+        environment: Mapping[str, str] = types.MappingProxyType({}),
+    ) -> None:
+        """`environment`: variables beside those that every worker has. Raises: StartFailed."""
         self.limits = limits
+        environment = {**tiers.ENVIRONMENT, **environment}
         self.printed = bytearray()
         self.printed_total_bytes = 0
         mounted = tiers.mounts(packages, boxed=tier != "none")
@@ -55,13 +64,13 @@ class Connection:
         program = [tiers.interpreter(), "-I", "-S", "-B", mounted.shim, str(theirs.fileno())]
         try:
             self._process = subprocess.Popen(
-                tiers.command(tier, mounted, limits.disk_bytes, program),
+                tiers.command(tier, mounted, limits.disk_bytes, program, environment),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 pass_fds=(theirs.fileno(),),
                 start_new_session=True,
-                env=tiers.ENVIRONMENT,
+                env=environment,
             )
         except (OSError, tiers.NoSandbox) as error:
             ours.close()
@@ -95,7 +104,7 @@ class Connection:
         self._next_id += 1
         deadline = time.monotonic() + deadline_s
         try:
-            self._send(wire.pack({"id": self._next_id, **message}), deadline)
+            self._send(wire.pack({"id": self._next_id, **message}, self.limits.frame_bytes), deadline)
             reply = self._receive(deadline)
             if reply.get("id") != self._next_id or not isinstance(reply.get("id"), int):
                 raise WorkerGone("protocol", "an answer to no question")
@@ -119,7 +128,7 @@ class Connection:
 
     def _receive(self, deadline: float) -> dict[str, Any]:
         header = self._read(wire.HEADER.size, deadline)
-        return wire.unpack(self._read(wire.frame_length(header, wire.REPLY_BYTES_MAX), deadline))
+        return wire.unpack(self._read(wire.frame_length(header, self.limits.reply_bytes), deadline))
 
     def _read(self, size: int, deadline: float) -> bytes:
         """`size` bytes from the worker. Reads ahead: a small answer costs one wait and one call, not two of each."""

@@ -3,13 +3,15 @@
 Owns: the numbers. Who enforces which: the judge's clock and pipes (`call_s`, `load_cell_s`, `total_s`,
 `printed_bytes`, `restarts`), the kernel through rlimits set in the worker (`memory_bytes`, `cpu_s`, `open_files`,
 `file_bytes`), the worker's system-call filter (`allow_processes`), the mounts (`disk_bytes`), intake
-(`submission_bytes`, `cells`). Frame bytes, depth and items stand in `autograder.worker.wire`, which must run without
-this package.
+(`submission_bytes`, `cells`). Depth and items of what crosses stand in `autograder.worker.wire`, which must run without
+this package. A lab's suite may name other numbers for its submissions (`LIMITS`).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+
+from autograder.worker import wire
 
 
 @dataclass(frozen=True)
@@ -33,8 +35,12 @@ class Limits:
     allow_processes: bool = False
     """Whether student code may fork and exec. Threads it may start either way: their stacks count as memory."""
     printed_bytes: int = 64 << 10
+    frame_bytes: int = wire.FRAME_BYTES_MAX
+    """The largest request, and the largest answer that the worker tries to send."""
+    reply_bytes: int = wire.REPLY_BYTES_MAX
+    """The largest answer that the judge takes."""
 
     def for_worker(self) -> dict[str, int]:
         """The part that the worker applies to itself."""
-        names = ("memory_bytes", "file_bytes", "open_files", "cpu_s", "allow_processes")
+        names = ("memory_bytes", "file_bytes", "open_files", "cpu_s", "allow_processes", "frame_bytes")
         return {name: getattr(self, name) for name in names}

@@ -12,16 +12,17 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import os
+import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 WORKER_HOME = Path(__file__).resolve().parent.parent / "worker"
-WORKER_FILES = ("shim.py", "harden.py", "wire.py")
+WORKER_FILES = ("shim.py", "harden.py", "wire.py", "tensors.py")
 SYSTEM_FOLDERS = ("/usr", "/bin", "/sbin", "/lib", "/lib64", "/lib32")
 SYSTEM_FILES = ("/etc/ld.so.cache",)
 DEVICES = ("null", "zero", "full", "random", "urandom")
@@ -53,18 +54,21 @@ class Mounts:
 
 
 def mounts(packages: Sequence[str], boxed: bool = True) -> Mounts:
-    """The files a worker needs: worker program, labkit, `packages` (distribution names) and the interpreter.
+    """The files a worker needs: worker program, labkit, `packages` (distribution names) with all that they need in
+    turn, and the interpreter.
 
     With `boxed` false the same files where they are outside. Raises: ValueError for a package that is not installed.
     """
     labkit = _package_folder("labkit")
+    packages = _with_requirements(packages)
     if not boxed:
         parents = [str(labkit.parent), *(str(path.parent) for name in packages for path in _distribution(name))]
         return Mounts((), str(WORKER_HOME / "shim.py"), tuple(dict.fromkeys(parents)))
     pairs = [(str(WORKER_HOME / name), f"/course/worker/{name}") for name in WORKER_FILES]
     pairs.append((str(labkit), "/course/packages/labkit"))
-    for name in packages:
-        pairs += [(str(path), f"/course/packages/{path.name}") for path in _distribution(name)]
+    # Distributions may share a folder: CUDA's all lie in one called nvidia.
+    shared = dict.fromkeys(path for name in packages for path in _distribution(name))
+    pairs += [(str(path), f"/course/packages/{path.name}") for path in shared]
     if not Path(sys.base_prefix).is_relative_to("/usr"):
         pairs.append((sys.base_prefix, sys.base_prefix))
     return Mounts(tuple(pairs), "/course/worker/shim.py", ("/course/packages",))
@@ -77,12 +81,41 @@ def _package_folder(name: str) -> Path:
     return Path(next(iter(spec.submodule_search_locations))).resolve()
 
 
+def _installed(name: str) -> importlib.metadata.Distribution | None:
+    try:
+        return importlib.metadata.distribution(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _with_requirements(packages: Sequence[str]) -> list[str]:
+    """`packages` and what they require, transitively, as far as it is installed; extras aside. In a fixed order.
+
+    What is required only elsewhere (another system, an older Python) is not installed or does no harm, so the
+    conditions behind a requirement need not be worked out.
+    """
+    found: dict[str, None] = {}
+    waiting = list(packages)
+    while waiting:
+        name = waiting.pop(0)
+        key = re.sub(r"[-_.]+", "-", name).lower()
+        distribution = _installed(name)
+        if key in found or (distribution is None and name not in packages):
+            continue
+        found[key] = None
+        for requirement in (distribution.requires if distribution else None) or ():
+            words, _, condition = requirement.partition(";")
+            match = re.match(r"[A-Za-z0-9][\w.-]*", words)
+            if match and "extra" not in condition:
+                waiting.append(match[0])
+    return list(found)
+
+
 def _distribution(name: str) -> list[Path]:
     """The top-level files and folders that a distribution put into site-packages."""
-    try:
-        distribution = importlib.metadata.distribution(name)
-    except importlib.metadata.PackageNotFoundError:
-        raise ValueError(f"the package {name!r} is not installed") from None
+    distribution = _installed(name)
+    if distribution is None:
+        raise ValueError(f"the package {name!r} is not installed")
     tops = {file.parts[0] for file in distribution.files or () if file.parts[0] != ".."}
     base = Path(str(distribution.locate_file("")))
     return sorted(base / top for top in tops if top != "__pycache__")
@@ -93,18 +126,27 @@ def interpreter() -> str:
     return os.path.realpath(getattr(sys, "_base_executable", sys.executable))
 
 
-def command(tier: str, mounted: Mounts, disk_bytes: int, program: Sequence[str]) -> list[str]:
-    """The command that runs `program` in `tier`. Raises: ValueError for an unknown tier."""
+def command(
+    tier: str,
+    mounted: Mounts,
+    disk_bytes: int,
+    program: Sequence[str],
+    environment: Mapping[str, str] = ENVIRONMENT,
+) -> list[str]:
+    """The command that runs `program` in `tier` with that environment and no other variable.
+
+    Raises: ValueError for an unknown tier.
+    """
     if tier == "bubblewrap":
-        return _bubblewrap(mounted, disk_bytes, program)
+        return _bubblewrap(mounted, disk_bytes, program, environment)
     if tier == "unshare":
-        return _unshare(mounted, disk_bytes, program)
+        return _unshare(mounted, disk_bytes, program, environment)
     if tier == "none":
         return list(program)
     raise ValueError(f"unknown sandbox tier {tier!r}; one of {', '.join(TIERS)}")
 
 
-def _bubblewrap(mounted: Mounts, disk_bytes: int, program: Sequence[str]) -> list[str]:
+def _bubblewrap(mounted: Mounts, disk_bytes: int, program: Sequence[str], environment: Mapping[str, str]) -> list[str]:
     args = ["bwrap", "--unshare-all", "--unshare-user", "--uid", str(NOBODY), "--gid", str(NOBODY)]
     args += [
         "--die-with-parent",
@@ -116,7 +158,7 @@ def _bubblewrap(mounted: Mounts, disk_bytes: int, program: Sequence[str]) -> lis
         "sandbox",
         "--clearenv",
     ]
-    for name, value in ENVIRONMENT.items():
+    for name, value in environment.items():
         args += ["--setenv", name, value]
     for folder in SYSTEM_FOLDERS:
         if os.path.islink(folder):
@@ -176,7 +218,7 @@ exec unshare --user --map-user=65534 --map-group=65534 setpriv --no-new-privs --
 """
 
 
-def _unshare(mounted: Mounts, disk_bytes: int, program: Sequence[str]) -> list[str]:
+def _unshare(mounted: Mounts, disk_bytes: int, program: Sequence[str], environment: Mapping[str, str]) -> list[str]:
     steps: list[str] = []
     for folder in SYSTEM_FOLDERS:
         if os.path.islink(folder):
@@ -192,7 +234,7 @@ def _unshare(mounted: Mounts, disk_bytes: int, program: Sequence[str]) -> list[s
         steps += ["device", device]
     for folder in ("/dev/shm", "/tmp"):
         steps += ["scratch", folder, str(disk_bytes)]
-    args = ["env", "-i", *(f"{name}={value}" for name, value in ENVIRONMENT.items())]
+    args = ["env", "-i", *(f"{name}={value}" for name, value in environment.items())]
     # With the judge dies this process, with it (--kill-child) the namespace's first, and with that all others.
     args += ["setpriv", "--pdeathsig", "KILL"]
     args += [

@@ -21,6 +21,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 harden = importlib.import_module("harden")
 wire = importlib.import_module("wire")
+tensors = importlib.import_module("tensors")
 sys.path.pop(0)
 
 MODULE_NAME = "submission"
@@ -43,25 +44,24 @@ class Worker:
         exec(code, self.module.__dict__)
 
     def describe(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Which of a class's methods exist and take the given number of positional arguments."""
-        import inspect
-
-        target = getattr(self.module, request["name"], None)
-        if not isinstance(target, type):
+        """Which of a class's methods, or of the module's functions, exist and take the given numbers of positional
+        arguments, `self` among them."""
+        target = self.module if request["kind"] == "functions" else getattr(self.module, request["name"], None)
+        if not isinstance(target, (type, types.ModuleType)):
             return {"kind": "missing" if target is None else "other"}
-        faults: dict[str, str] = {}
-        for method, counts in request["methods"].items():
-            function = getattr(target, method, None)
-            if not callable(function):
-                faults[method] = "missing"
-                continue
-            try:
-                signature = inspect.signature(function)
-                for count in counts:
-                    signature.bind(*[None] * (count + 1))
-            except (TypeError, ValueError):
-                faults[method] = "signature"
-        return {"kind": "class", "faults": faults}
+        faults = {
+            name: fault
+            for name, counts in request["methods"].items()
+            if (fault := fault_of(getattr(target, name, None), counts))
+        }
+        return {"kind": request["kind"], "faults": faults}
+
+    def function(self, request: dict[str, Any]) -> Any:
+        """Call one of the module's functions on tensors; the answer is what stands in their memory afterwards."""
+        buffers = [{**buffer, "bytes": wire.decode(buffer["bytes"])} for buffer in request["buffers"]]
+        values, storages = tensors.unpack(buffers, request["args"])
+        getattr(self.module, request["name"])(*values)
+        return wire.encode(tensors.contents(storages))
 
     def new(self, request: dict[str, Any]) -> int:
         """Build an object of the student's class; the handle stands for it from now on."""
@@ -99,6 +99,21 @@ class Worker:
         return [numpy.int64(value) if isinstance(value, wire.NumpyInteger) else value for value in values]
 
 
+def fault_of(function: Any, counts: list[int]) -> str:
+    """Why `function` cannot be called with each of these numbers of arguments; "" if it can."""
+    import inspect
+
+    if not callable(function):
+        return "missing"
+    try:
+        signature = inspect.signature(function)
+        for count in counts:
+            signature.bind(*[None] * count)
+    except (TypeError, ValueError):
+        return "signature"
+    return ""
+
+
 def failure(error: BaseException) -> dict[str, Any]:
     """An exception as names of its public bases, its own name and a short message; never the object."""
     bases = [c.__name__ for c in type(error).__mro__ if c.__module__ in PUBLIC_MODULES]
@@ -121,11 +136,11 @@ def serve(connection: socket.socket) -> None:
     """Answer requests until the judge closes the socket."""
     reader = connection.makefile("rb")
 
-    def read_request() -> dict[str, Any] | None:
+    def read_request(cap_bytes: int = wire.FRAME_BYTES_MAX) -> dict[str, Any] | None:
         header = reader.read(wire.HEADER.size)
         if len(header) < wire.HEADER.size:
             return None
-        request: dict[str, Any] = wire.unpack(reader.read(wire.frame_length(header)))
+        request: dict[str, Any] = wire.unpack(reader.read(wire.frame_length(header, cap_bytes)))
         return request
 
     hello = read_request()
@@ -137,13 +152,14 @@ def serve(connection: socket.socket) -> None:
     harden.filter_system_calls(allow_processes=bool(hello["limits"]["allow_processes"]))
     connection.sendall(wire.pack({"id": 0, "ok": "ready"}))
     worker = Worker()
-    while (request := read_request()) is not None:
+    frame_bytes = hello["limits"]["frame_bytes"]
+    while (request := read_request(frame_bytes)) is not None:
         for handle in request.get("drop", ()):
             worker.objects.pop(handle, None)
         operation: Callable[[dict[str, Any]], Any] = getattr(worker, request["op"])
         try:
             reply = {"id": request["id"], "ok": operation(request)}
-            frame = wire.pack(reply)
+            frame = wire.pack(reply, frame_bytes)
         except wire.WireError as error:
             frame = wire.pack({"id": request["id"], "refused": str(error)[:200]})
         except BaseException as error:

@@ -14,7 +14,8 @@ from typing import Any
 
 FRAME_BYTES_MAX = 8 << 20
 REPLY_BYTES_MAX = 1 << 20
-"""What the judge takes: plain values weigh some thirty times as much in its memory as on the wire."""
+"""What the judge takes: plain values weigh some thirty times as much in its memory as on the wire. A lab whose calls
+carry tensors raises both through its limits: text of base64 weighs little more than itself."""
 DEPTH_MAX = 16
 ITEMS_MAX = 2 << 20
 INT_BITS_MAX = 64
@@ -120,12 +121,12 @@ class _Decoder:
         return key, self.value(pair[1], depth + 1)
 
 
-def pack(message: dict[str, Any]) -> bytes:
-    """One frame: a four-byte length, then the JSON text."""
+def pack(message: dict[str, Any], cap_bytes: int = FRAME_BYTES_MAX) -> bytes:
+    """One frame: a four-byte length, then the JSON text. WireError if it is over the cap."""
     # As text, not as escapes: a source full of accents would triple. Python strings may hold lone surrogates.
     body = json.dumps(message, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "surrogatepass")
-    if len(body) > FRAME_BYTES_MAX:
-        raise WireError(f"a frame of {len(body)} bytes; at most {FRAME_BYTES_MAX} may cross")
+    if len(body) > cap_bytes:
+        raise WireError(f"a frame of {len(body)} bytes; at most {cap_bytes} may cross")
     return HEADER.pack(len(body)) + body
 
 
