@@ -1,16 +1,20 @@
-"""How fast the kernels are on a GPU: ours, a textbook's and torch's own, beside what the memory gives.
+"""How fast the kernels are on a GPU: ours, a textbook's, torch's own and other projects', beside what the memory gives.
 
 Owns: the contenders, the check of each against the oracle before it is timed, and the record. Knows nothing of how any
-kernel works. Every figure is a share of the read ceiling of the same run: the bytes of keys and values that must be
-read, over the time, over the fastest read of this device.
+kernel works, and of other projects' only what `peers.py` answers. What fails of theirs is kept as a reason; what fails
+of ours ends the run. Every figure is a share of the read ceiling of the same run: the bytes of keys and values that
+must be read, over the time, over the fastest read of this device.
 
     suite      "kernels"
     date       str, YYYY-MM-DD
     commit     str
     machine    gpu, multiprocessors, python, torch, triton, cuda
+    peers      project -> version, or why it is not here
     ceilings   read_gb_s, copy_gb_s (bytes read and written)
     decode     list of: name, kv_bytes, floor_us, held_out, cut_us (the work list, once a step for all layers), goal
-               (share, met) and results: contender -> median_us, share, error (relative L2), or the reason it has none
+               (share, met), results: contender -> median_us, share, error (relative L2), or the reason it has none; and
+               peer (name, times: how many times faster ours is, met) of all but the textbook's, and paged_peer, of
+               those that read from blocks as ours does; null where none was timed
     prefill    list of: name, flops, held_out, of_gathered (ours over gather-then-SDPA, in speed), goal (of_dense,
                of_gathered, met) and results: contender (bench/prefill.py) -> median_us, tflop_s, of_dense (share of
                dense SDPA's speed), error (relative L2 over the query tokens that are compared)
@@ -36,15 +40,16 @@ from reference_impl.attention import reference
 from reference_impl.attention.paged_decode import paged_decode
 from reference_impl.attention.store_kv import store_kv
 from reference_impl.attention.work_list import WorkList
-from reference_impl.bench import cascade, device_clock, prefill, textbook_decode
+from reference_impl.bench import cascade, device_clock, peers, prefill, textbook_decode
 from reference_impl.bench.cascade import CASCADE_CASES
 from reference_impl.bench.cases import NotHere
 from reference_impl.bench.kernel_cases import DECODE_CASES, ERRORS, REPLICA_BYTES, Batch, Replica, draw, four_digits
+from reference_impl.bench.peers import Calls
 from reference_impl.bench.prefill_cases import PREFILL_CASES
 
-Calls = Sequence[Callable[[], Tensor]]
-"""One for each replica; each gives its output."""
 OURS, TEXTBOOK, PADDED = "ours", "textbook", "torch SDPA, padded"
+_SHORT = {peers.FLASHINFER: "FlashInfer", peers.PERSISTENT: "persistent", peers.VLLM: "vLLM"}
+PAGED_PEERS = tuple(_SHORT)
 LARGE_BYTES, LARGE_GOAL, SMALL_GOAL, STORE_GOAL = 250_000_000, 0.90, 0.75, 0.80
 _STORE_CASES = (("8k tokens, 8 x 128", 8192, 8, 128), ("64k tokens, 8 x 128", 65_536, 8, 128))
 _BLOCK = 16
@@ -76,6 +81,7 @@ def measure(names: Sequence[str], commit: str, say: Callable[[str], None]) -> di
         "date": date.today().isoformat(),
         "commit": commit,
         "machine": _machine(),
+        "peers": peers.versions(),
         "ceilings": {f"{name}_gb_s": round(rate / 1e9) for name, rate in ceilings.items()},
         "decode": decode,
         "prefill": prompts,
@@ -115,6 +121,8 @@ def _decode_row(batch: Batch, read_bytes_per_s: float) -> dict[str, Any]:
             results[name] = _timed(prepare(), batch, oracle, name == PADDED, read_bytes_per_s)
         except NotHere as reason:
             results[name] = {"skipped": str(reason)}
+    for name, prepare in peers.contenders(batch).items():
+        results[name] = _of_a_peer(name, prepare, batch, oracle, read_bytes_per_s)
     least = LARGE_GOAL if case.kv_bytes >= LARGE_BYTES else SMALL_GOAL
     return {
         "name": case.name,
@@ -125,8 +133,29 @@ def _decode_row(batch: Batch, read_bytes_per_s: float) -> dict[str, Any]:
             device_clock.replay_s([lambda: work.refresh(batch.context_lens)] * 8, at_least_s=0.01) * 1e6
         ),
         "goal": {"share": least, "met": results[OURS]["share"] >= least},
+        "peer": peers.best(results, OURS, (*PAGED_PEERS, PADDED)),
+        "paged_peer": peers.best(results, OURS, PAGED_PEERS),
         "results": results,
     }
+
+
+def _of_a_peer(
+    name: str, prepare: Callable[[], Calls], batch: Batch, oracle: Tensor, read_bytes_per_s: float
+) -> dict[str, Any]:
+    """Its figures, or why it has none.
+
+    Raises: RuntimeError if it left the device unusable, as nothing that is timed after it could be believed.
+    """
+    try:
+        return _timed(prepare(), batch, oracle, False, read_bytes_per_s)
+    except Exception as error:
+        # Foreign code, which may raise anything: that is its result, and no reason to lose ours.
+        reason = peers.told(error)
+    try:
+        torch.cuda.synchronize()
+    except RuntimeError as error:
+        raise RuntimeError(f"{name} left the GPU unusable ({reason}); take it off PYTHONPATH and run again") from error
+    return {"skipped": reason}
 
 
 def _timed(calls: Calls, batch: Batch, oracle: Tensor, padded: bool, read_bytes_per_s: float) -> dict[str, Any]:
@@ -237,16 +266,23 @@ def _machine() -> dict[str, Any]:
 
 def header() -> str:
     """What stands above the lines."""
-    return f"{'':46} {'KV MB':>6} {'floor':>8} {'ours':>16} {'textbook':>16} {'torch, padded':>16}  goal"
+    columns = f"{'ours':>16} {'textbook':>16} {'torch, padded':>16}"
+    others = " ".join(f"{name:>11}" for name in _SHORT.values())
+    return f"{'':46} {'KV MB':>6} {'floor':>8} {columns} {others}  goal      best peer"
 
 
 def line(row: Mapping[str, Any]) -> str:
-    """One case: times in microseconds and shares of the read ceiling."""
+    """One case: times in microseconds, shares of the read ceiling, the goal, and how ours stands to the best peer."""
+    results = row["results"]
     cells = []
     for name in (OURS, TEXTBOOK, PADDED):
-        found = row["results"][name]
+        found = results[name]
         cells.append(f"{found['median_us']:8.1f} us {found['share']:4.0%}" if "share" in found else f"{'-':>16}")
-    verdict = f"{row['goal']['share']:.0%} {'hit' if row['goal']['met'] else 'MISS'}"
-    mark = " (held out)" if row["held_out"] else ""
-    name = row["name"] + mark
+    for name in PAGED_PEERS:
+        found = results[name]
+        cells.append(f"{found['median_us']:6.0f} {found['share']:4.0%}" if "share" in found else f"{'-':>11}")
+    verdict = f"{row['goal']['share']:.0%} {'hit ' if row['goal']['met'] else 'MISS'}"
+    if (peer := row["peer"]) is not None:
+        verdict += f"  {peer['times']:.2f}x {'hit' if peer['met'] else 'MISS'} ({peer['name']})"
+    name = row["name"] + (" (held out)" if row["held_out"] else "")
     return f"{name:46} {row['kv_bytes'] / 1e6:6.0f} {row['floor_us']:5.1f} us {' '.join(cells)}  {verdict}"
