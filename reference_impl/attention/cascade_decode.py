@@ -31,7 +31,8 @@ from torch import Tensor
 
 from reference_impl.attention.arguments import check_indices, check_paged
 from reference_impl.attention.cascade_work import CascadeWork
-from reference_impl.attention.paged_decode import INTERPRETED, paged_decode
+from reference_impl.attention.casts import INTERPRETED, widened
+from reference_impl.attention.paged_decode import paged_decode
 from reference_impl.attention.paged_prefill import first_blocks, walk
 
 
@@ -47,6 +48,8 @@ def cascade_decode(
     out: Tensor,
     *,
     work: CascadeWork | None = None,
+    k_scale: Tensor | None = None,
+    v_scale: Tensor | None = None,
 ) -> None:
     """Attention of query [batch, heads, head_dim] over the cached tokens of each sequence, into `out`, every element.
 
@@ -60,7 +63,7 @@ def cascade_decode(
     Raises: ValueError, with nothing written, on shapes, types or a work list that do not go together, a prefix that its
     table is too short for, or a scale that is not above 0.
     """
-    check_paged(query, key_cache, value_cache, out, first="batch")
+    check_paged(query, key_cache, value_cache, out, first="batch", k_scale=k_scale, v_scale=v_scale)
     batch, heads, head_dim = query.shape
     check_indices(batch, f"{batch} sequences", block_tables=(block_tables, 2), context_lens=(context_lens, 1))
     block_size, kv_heads = key_cache.shape[1:3]
@@ -68,7 +71,7 @@ def cascade_decode(
     if not 0 < scale < math.inf:
         raise ValueError(f"scale must be above 0, got {scale}")
     if work is None:
-        work = CascadeWork(batch, heads, kv_heads, head_dim, query.dtype, query.device)
+        work = CascadeWork(batch, heads, kv_heads, head_dim, query.dtype, query.device, kv_dtype=key_cache.dtype)
         work.refresh(context_lens, prefix_tokens)
     else:
         work.check(query, kv_heads, prefix_tokens)
@@ -85,6 +88,7 @@ def cascade_decode(
             context_lens,
             begun.out,
             begun.lse,
+            k_scale,
             scale * math.log2(math.e),
             prefix_tokens,
             batch,
@@ -93,6 +97,7 @@ def cascade_decode(
             *value_cache.stride()[:3],
             prefix_table.stride(0),
             context_lens.stride(0),
+            0 if k_scale is None else k_scale.stride(0),
             KV_HEADS=kv_heads,
             GROUP=heads // kv_heads,
             HEADS=work.tile_heads,
@@ -109,7 +114,7 @@ def cascade_decode(
             num_stages=tuning.num_stages,
         )
     caches = (key_cache, value_cache, block_tables, context_lens)
-    paged_decode(query, *caches, scale, out, work=work.suffixes, begun=begun)
+    paged_decode(query, *caches, scale, out, work=work.suffixes, begun=begun, k_scale=k_scale, v_scale=v_scale)
 
 
 def _check_prefix(table: Tensor, tokens: int, block_size: int) -> None:
@@ -129,6 +134,7 @@ def _prefix_pieces(
     context_lens,
     pieces_out,
     pieces_lse,
+    k_scale,
     scale,
     tokens,
     batch,
@@ -142,6 +148,7 @@ def _prefix_pieces(
     value_head,
     table_entry,
     lens_stride,
+    k_scale_head,
     KV_HEADS: tl.constexpr,
     GROUP: tl.constexpr,
     HEADS: tl.constexpr,
@@ -169,8 +176,10 @@ def _prefix_pieces(
     at_head = kv_head * GROUP + head
     from_query = query + (sequence * query_sequence + at_head * query_head)[:, None] + dim[None, :]
     rows = tl.load(from_query, mask=kept, other=0.0)
-    if INTERPRETED:
-        rows = rows.to(tl.float32)
+    rows = widened(rows, rows, INTERPRETED)
+    if k_scale is not None:
+        # Not the values' scale: decode multiplies what it adds these pieces to.
+        scale *= tl.load(k_scale + kv_head * k_scale_head)
 
     # Pieces are equal to an edge's tile, and the tokens of a prefix that ends within one are masked.
     units = tl.cdiv(tokens, EDGE)

@@ -39,13 +39,15 @@ class CascadeWork:
         programs: int | None = None,
         tuning: PrefillTuning | None = None,
         suffix_tuning: Tuning | None = None,
+        kv_dtype: torch.dtype | None = None,
     ) -> None:
         """For `batch` sequences. programs: how many run at once; as many as the device holds unless given.
 
-        tuning: of the prefix; suffix_tuning: of what follows it. Raises: ValueError as `WorkList`.
+        tuning: of the prefix; suffix_tuning: of what follows it. kv_dtype: as `WorkList`, which it is for.
+        Raises: ValueError as `WorkList`.
         """
         self.suffixes = WorkList(
-            batch, heads, kv_heads, head_dim, dtype, device, programs=programs, tuning=suffix_tuning
+            batch, heads, kv_heads, head_dim, dtype, device, programs=programs, tuning=suffix_tuning, kv_dtype=kv_dtype
         )
         group = heads // kv_heads
         self.tuning = tuning or _tuning_for(batch * group, head_dim, dtype)

@@ -24,11 +24,10 @@ import triton.language as tl
 from torch import Tensor
 
 from reference_impl.attention.arguments import check_indices, check_paged
+from reference_impl.attention.casts import INTERPRETED, widened, widened_values
 from reference_impl.attention.merge import Begun, go_on_from, merge_pieces
 from reference_impl.attention.work_list import CUT_FIELDS, GRAIN_TOKENS, WorkList, share_of
 
-INTERPRETED = triton.knobs.runtime.interpret
-"""Whether Triton's interpreter runs the kernels: its bfloat16 arithmetic is wrong, so there it is done in float32."""
 _PIECE_ELEMENTS = 8192
 _PIECES = 16
 """What a merge holds in registers: so many numbers, of so many pieces at most."""
@@ -48,21 +47,23 @@ def paged_decode(
     window: int | None = None,
     work: WorkList | None = None,
     begun: Begun | None = None,
+    k_scale: Tensor | None = None,
+    v_scale: Tensor | None = None,
 ) -> None:
     """Attention of query [batch, heads, head_dim] over the cached tokens of each sequence, into `out`, every element.
 
     caches: [num_blocks, block_size, kv_heads, head_dim]; block_tables: [batch, max_blocks] int32, of which only the
     entries that hold the context are looked at; context_lens: [batch] int32, 0 gives zeros. All of one type, float32,
-    float16 or bfloat16; the last dimension is contiguous, the others have any stride. head_dim 1 to 256, any
-    block size.
+    float16 or bfloat16, or the caches of `fp8.FP8`, which then need k_scale and v_scale as in `fp8.KVScales`. The last
+    dimension is contiguous, the others have any stride. head_dim 1 to 256, any block size.
 
     work: refreshed with these context_lens, so that the layers of a step share one; made for this call if not given,
     which costs memory and a launch. window: only the last `window` tokens; a work list brings its own.
-    begun: what the first tokens of every sequence gave, whatever the window; decode goes on behind them, and a work
-    list was refreshed with them as its `first_token`.
+    begun: what the first tokens of every sequence gave, whatever the window, before it is multiplied by v_scale; decode
+    goes on behind them, and a work list was refreshed with them as its `first_token`.
     Raises: ValueError, with nothing written, on shapes, types or a work list that do not go together.
     """
-    check_paged(query, key_cache, value_cache, out, first="batch")
+    check_paged(query, key_cache, value_cache, out, first="batch", k_scale=k_scale, v_scale=v_scale)
     batch, heads, head_dim = query.shape
     check_indices(batch, f"{batch} sequences", block_tables=(block_tables, 2), context_lens=(context_lens, 1))
     block_size, kv_heads = key_cache.shape[1:3]
@@ -71,7 +72,8 @@ def paged_decode(
         begun.check(query)
         first_token = begun.tokens
     if work is None:
-        work = WorkList(batch, heads, kv_heads, head_dim, query.dtype, query.device, window=window)
+        device, kv_dtype = query.device, key_cache.dtype
+        work = WorkList(batch, heads, kv_heads, head_dim, query.dtype, device, window=window, kv_dtype=kv_dtype)
         work.refresh(context_lens, first_token=first_token)
     else:
         _check_work(work, query, kv_heads, window, first_token)
@@ -92,6 +94,8 @@ def paged_decode(
         work.arrived,
         begun.out if begun else None,
         begun.lse if begun else None,
+        k_scale,
+        v_scale,
         scale * math.log2(math.e),
         work.window,
         first_token,
@@ -104,6 +108,8 @@ def paged_decode(
         *value_cache.stride()[:3],
         *block_tables.stride(),
         context_lens.stride(0),
+        0 if k_scale is None else k_scale.stride(0),
+        0 if v_scale is None else v_scale.stride(0),
         GROUP=heads // kv_heads,
         HEAD_DIM=head_dim,
         DIMS=dims,
@@ -143,6 +149,8 @@ def _paged_decode(
     arrived,
     begun_out,
     begun_lse,
+    k_scale,
+    v_scale,
     scale,
     window,
     first_token,
@@ -162,6 +170,8 @@ def _paged_decode(
     table_sequence,
     table_entry,
     lens_stride,
+    k_scale_head,
+    v_scale_head,
     GROUP: tl.constexpr,
     HEAD_DIM: tl.constexpr,
     DIMS: tl.constexpr,
@@ -191,6 +201,9 @@ def _paged_decode(
     sequence, length, tiles = tl.load(cut + 4).to(tl.int64), tl.load(cut + 5), tl.load(cut + 8)
     first_sequence, first_begin, first_end = sequence, begin, end
     keys, values = key_cache + kv_head * key_head, value_cache + kv_head * value_head
+    if k_scale is not None:
+        # Scores are linear in keys, and answers in values: nothing is multiplied for each token.
+        scale *= tl.load(k_scale + kv_head * k_scale_head)
     # Grains of a sequence are counted from its window's first.
     low = tl.maximum(length - window, first_token)
     at = (low // GRAIN + grain - begin) * GRAIN
@@ -238,8 +251,8 @@ def _paged_decode(
         rows = tl.load(from_query, mask=kept, other=0.0)
         key = tl.load(from_key, mask=in_cache, other=0.0)
         value = tl.load(from_value, mask=in_cache, other=0.0)
-        if INTERPRETED:
-            rows, key, value = rows.to(tl.float32), key.to(tl.float32), value.to(tl.float32)
+        key, value = widened(key, rows, INTERPRETED), widened_values(value, rows, INTERPRETED)
+        rows = widened(rows, rows, INTERPRETED)
         score = tl.dot(rows, tl.trans(key), input_precision="ieee") * scale
         score = tl.where(there[None, :], score, float("-inf"))
         higher = tl.maximum(top, tl.max(score, 1))
@@ -252,6 +265,8 @@ def _paged_decode(
         if done & (tile + 1 < tiles):
             # The last piece of a share is finished behind the loop, and only the first can have begun before it.
             found = found / tl.where(weight_sum == 0.0, 1.0, weight_sum)[:, None]
+            if v_scale is not None:
+                found *= tl.load(v_scale + kv_head * v_scale_head)
             if (of > first_sequence) | (first_begin == grain):
                 answer = out + of * out_sequence + (at_head * out_head)[:, None] + dim[None, :]
                 tl.store(answer, found.to(out.dtype.element_ty), mask=kept)
@@ -282,6 +297,8 @@ def _paged_decode(
         last = sequence - 1
         last_begin, last_end = tl.load(ends + last), tl.load(ends + last + 1)
         found = found / tl.where(weight_sum == 0.0, 1.0, weight_sum)[:, None]
+        if v_scale is not None:
+            found *= tl.load(v_scale + kv_head * v_scale_head)
         whole = (last_begin >= grain) & (last_end <= stop)
         if whole:
             answer = out + last * out_sequence + (at_head * out_head)[:, None] + dim[None, :]

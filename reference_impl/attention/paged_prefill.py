@@ -31,7 +31,7 @@ import triton.language as tl
 from torch import Tensor
 
 from reference_impl.attention.arguments import check_indices, check_paged
-from reference_impl.attention.paged_decode import INTERPRETED
+from reference_impl.attention.casts import INTERPRETED, widened, widened_values
 from reference_impl.attention.prefill_tuning import PrefillTuning, prefill_tuning_for
 from reference_impl.attention.work_list import NO_WINDOW
 
@@ -51,6 +51,8 @@ def paged_prefill(
     *,
     window: int | None = None,
     tuning: PrefillTuning | None = None,
+    k_scale: Tensor | None = None,
+    v_scale: Tensor | None = None,
 ) -> None:
     """Attention of query [tokens, heads, head_dim] over the cached tokens of each sequence, into `out`.
 
@@ -62,14 +64,15 @@ def paged_prefill(
     entries that hold what is seen are looked at; context_lens: [sequences] int32; cu_seqlens: [sequences + 1] int32,
     rising: sequence s has the tokens of `query` from cu_seqlens[s] - cu_seqlens[0] to before cu_seqlens[s + 1] -
     cu_seqlens[0], so that a part of a larger batch's will do. Tokens behind the last sequence are not written.
-    One type for query, caches and out, float32, float16 or bfloat16; the last dimension is contiguous, the others have
-    any stride. head_dim 1 to 256, any block size. float32 is computed in float32 throughout.
+    One type for query, caches and out, float32, float16 or bfloat16, or the caches of `fp8.FP8`, which then need
+    k_scale and v_scale as in `fp8.KVScales`; the last dimension is contiguous, the others have any stride. head_dim 1
+    to 256, any block size. float32 is computed in float32 throughout.
 
     tuning: other tile sizes than those that the head dimension's bytes ask for.
     Raises: ValueError, with nothing written, on shapes or types that do not go together, a window below 1 or a scale
     that is not above 0. Never waits for the device.
     """
-    check_paged(query, key_cache, value_cache, out, first="tokens")
+    check_paged(query, key_cache, value_cache, out, first="tokens", k_scale=k_scale, v_scale=v_scale)
     sequences = context_lens.shape[0] if context_lens.dim() else 0
     what = f"{sequences} sequences"
     check_indices(sequences, what, block_tables=(block_tables, 2), context_lens=(context_lens, 1))
@@ -99,6 +102,8 @@ def paged_prefill(
         context_lens,
         cu_seqlens,
         out,
+        k_scale,
+        v_scale,
         scale * math.log2(math.e),
         min(window or NO_WINDOW, NO_WINDOW),
         sequences,
@@ -109,6 +114,8 @@ def paged_prefill(
         *block_tables.stride(),
         context_lens.stride(0),
         cu_seqlens.stride(0),
+        0 if k_scale is None else k_scale.stride(0),
+        0 if v_scale is None else v_scale.stride(0),
         LANES=lanes,
         GROUP=group,
         HEADS=tile_heads,
@@ -223,8 +230,7 @@ def walk(
         if not ALIKE:
             at = _places(block, offset, value_block, value_token)
         value = _rows_of(values, at, there, MASKED, HEAD_DIM, DIMS)
-        if INTERPRETED:
-            key, value = key.to(tl.float32), value.to(tl.float32)
+        key, value = widened(key, query, INTERPRETED), widened_values(value, query, INTERPRETED)
         score = tl.dot(query, tl.trans(key), input_precision="ieee")
         if MASKED:
             seen = token[None, :] <= position[:, None]
@@ -255,6 +261,8 @@ def _paged_prefill(
     context_lens,
     cu_seqlens,
     out,
+    k_scale,
+    v_scale,
     scale,
     window,
     sequences,
@@ -272,6 +280,8 @@ def _paged_prefill(
     table_entry,
     lens_stride,
     starts_stride,
+    k_scale_head,
+    v_scale_head,
     LANES: tl.constexpr,
     GROUP: tl.constexpr,
     HEADS: tl.constexpr,
@@ -307,8 +317,9 @@ def _paged_prefill(
     rows = tl.load(
         query + (at_token * query_token + at_head * query_head)[:, None] + dim[None, :], mask=kept, other=0.0
     )
-    if INTERPRETED:
-        rows = rows.to(tl.float32)
+    rows = widened(rows, rows, INTERPRETED)
+    if k_scale is not None:
+        scale *= tl.load(k_scale + kv_head * k_scale_head)
 
     # What the first and the last token of the tile see, in tokens of the context.
     position = length - queries + token
@@ -364,5 +375,7 @@ def _paged_prefill(
                 INTERPRETED,
             )
     found = found / tl.where(weight_sum == 0.0, 1.0, weight_sum)[:, None]
+    if v_scale is not None:
+        found *= tl.load(v_scale + kv_head * v_scale_head)
     answer = out + (at_token * out_token + at_head * out_head)[:, None] + dim[None, :]
     tl.store(answer, found.to(out.dtype.element_ty), mask=kept)

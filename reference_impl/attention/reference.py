@@ -12,6 +12,7 @@ computed at `dtype`, float64 unless another is asked for.
 Query head h looks at KV head h // (heads // kv_heads). The last query token of a sequence is its last token; a token
 looks at itself and what stands before it, with `window` only at the last `window` of these.
 Nothing but a sequence's own slots is read, so neither blocks of others nor unwritten slots matter, whatever they hold.
+Caches may hold 8-bit floats (`fp8.py`): then `k_scale` and `v_scale` [kv_heads] float32 say what they stand for.
 Source: Vaswani et al., NeurIPS 2017, section 3.2; Kwon et al., SOSP 2023, section 4.1 (over blocks); Milakov and
 Gimelshein, 2018, and Dao et al., NeurIPS 2022, section 3.1, for the merge of partial results.
 """
@@ -23,6 +24,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from reference_impl.attention.fp8 import as_bytes, check_scales, dequantised, quantised
 from reference_impl.memory.block_table import blocks_for
 
 
@@ -81,7 +83,16 @@ def merge(first: Partial, second: Partial) -> Partial:
     return Partial(out, lse)
 
 
-def store_kv(key: Tensor, value: Tensor, key_cache: Tensor, value_cache: Tensor, slot_mapping: Tensor) -> None:
+def store_kv(
+    key: Tensor,
+    value: Tensor,
+    key_cache: Tensor,
+    value_cache: Tensor,
+    slot_mapping: Tensor,
+    *,
+    k_scale: Tensor | None = None,
+    v_scale: Tensor | None = None,
+) -> None:
     """Write each token's key and value into its slot, `block * block_size + offset`; slot -1 writes nowhere.
 
     The caches may have any strides. Raises: ValueError, with nothing written, on shapes that do not go together, a slot
@@ -101,9 +112,13 @@ def store_kv(key: Tensor, value: Tensor, key_cache: Tensor, value_cache: Tensor,
         raise ValueError(f"slot_mapping must be -1 to {num_blocks * block_size - 1}")
     if torch.unique(slots).numel() != slots.numel():
         raise ValueError("slot_mapping names a slot twice")
+    check_scales(key_cache, k_scale, v_scale)
     blocks, offsets = slots // block_size, slots % block_size
-    key_cache[blocks, offsets] = key[written]
-    value_cache[blocks, offsets] = value[written]
+    for tensor, cache, scale in ((key, key_cache, k_scale), (value, value_cache, v_scale)):
+        if scale is None:
+            cache[blocks, offsets] = tensor[written]
+        else:
+            as_bytes(cache)[blocks, offsets] = as_bytes(quantised(tensor[written], scale))
 
 
 def gather(cache: Tensor, table: Tensor, num_tokens: int) -> Tensor:
@@ -130,6 +145,8 @@ def paged_decode(
     *,
     window: int | None = None,
     dtype: torch.dtype = torch.float64,
+    k_scale: Tensor | None = None,
+    v_scale: Tensor | None = None,
 ) -> Tensor:
     """One query token for each sequence, [sequences, heads, head_dim], over its `context_lens` tokens in the cache.
 
@@ -137,7 +154,17 @@ def paged_decode(
     """
     starts = torch.arange(query.shape[0] + 1)
     return paged_prefill(
-        query, key_cache, value_cache, block_tables, starts, context_lens, scale, window=window, dtype=dtype
+        query,
+        key_cache,
+        value_cache,
+        block_tables,
+        starts,
+        context_lens,
+        scale,
+        window=window,
+        dtype=dtype,
+        k_scale=k_scale,
+        v_scale=v_scale,
     )
 
 
@@ -152,6 +179,8 @@ def paged_prefill(
     *,
     window: int | None = None,
     dtype: torch.dtype = torch.float64,
+    k_scale: Tensor | None = None,
+    v_scale: Tensor | None = None,
 ) -> Tensor:
     """The queries of many sequences end to end, [tokens, heads, head_dim], each over its own tokens in the cache.
 
@@ -165,13 +194,19 @@ def paged_prefill(
         raise ValueError(f"{sequences} context lengths do not go with {counts}")
     if int(cu_seqlens[0]) != 0 or int(cu_seqlens[-1]) != query.shape[0]:
         raise ValueError(f"cu_seqlens must go from 0 to the {query.shape[0]} query tokens, got {cu_seqlens.tolist()}")
+    check_scales(key_cache, k_scale, v_scale)
     out = torch.zeros(query.shape, dtype=dtype, device=query.device)
     for place in range(sequences):
         start, stop, context = int(cu_seqlens[place]), int(cu_seqlens[place + 1]), int(context_lens[place])
         if not context:
             continue
-        key = gather(key_cache, block_tables[place], context)
-        value = gather(value_cache, block_tables[place], context)
+        key, value = (
+            found if by is None else dequantised(found, by, dtype)
+            for found, by in (
+                (gather(key_cache, block_tables[place], context), k_scale),
+                (gather(value_cache, block_tables[place], context), v_scale),
+            )
+        )
         out[start:stop] = attention(query[start:stop], key, value, scale, window=window, dtype=dtype).out
     return out
 

@@ -2,6 +2,7 @@
 
 Owns: one Triton kernel. Knows nothing of sequences, block tables or of who may write where. A program takes some rows,
 one (token, KV head) each, so that no head dimension and no number of heads wastes more than the last program.
+A cache of 8-bit floats gets each number over its head's scale (`fp8.py`).
 Cost: reads and writes every byte of key and value once; one launch.
 Source: Kwon et al., SOSP 2023, section 5.1 ("fused reshape and block write").
 """
@@ -16,20 +17,34 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from reference_impl.attention.arguments import WIDE
+from reference_impl.attention.casts import INTERPRETED, narrowed
+from reference_impl.attention.fp8 import FP8, check_scales
+
 _ELEMENTS = 4096
 """What a program copies of the keys, and as much of the values: 32 numbers a thread."""
 
 
-def store_kv(key: Tensor, value: Tensor, key_cache: Tensor, value_cache: Tensor, slot_mapping: Tensor) -> None:
+def store_kv(
+    key: Tensor,
+    value: Tensor,
+    key_cache: Tensor,
+    value_cache: Tensor,
+    slot_mapping: Tensor,
+    *,
+    k_scale: Tensor | None = None,
+    v_scale: Tensor | None = None,
+) -> None:
     """Write token t's key and value to slot `slot_mapping[t] = block * block_size + offset`; slot -1 writes nowhere.
 
     key, value: [tokens, kv_heads, head_dim]; caches: [num_blocks, block_size, kv_heads, head_dim]; slot_mapping:
     [tokens], int64 or int32. The last dimension is contiguous, the others have any stride; the caches may be views of
-    one tensor.
+    one tensor. All are of one type, or the caches of `fp8.FP8`, which then need scales as in `fp8.KVScales`.
     Slots are below num_blocks * block_size and no two are the same: that is the caller's promise, as looking would make
     the host wait for the GPU. Raises: ValueError, with nothing written, on shapes or types that do not go together.
     """
     _check(key, value, key_cache, value_cache, slot_mapping)
+    check_scales(key_cache, k_scale, v_scale)
     tokens, kv_heads, head_dim = key.shape
     if not tokens:
         return
@@ -41,6 +56,8 @@ def store_kv(key: Tensor, value: Tensor, key_cache: Tensor, value_cache: Tensor,
         key_cache,
         value_cache,
         slot_mapping,
+        k_scale,
+        v_scale,
         tokens * kv_heads,
         kv_heads,
         *key.stride()[:2],
@@ -48,10 +65,13 @@ def store_kv(key: Tensor, value: Tensor, key_cache: Tensor, value_cache: Tensor,
         *key_cache.stride()[:3],
         *value_cache.stride()[:3],
         slot_mapping.stride(0),
+        0 if k_scale is None else k_scale.stride(0),
+        0 if v_scale is None else v_scale.stride(0),
         BLOCK_SIZE=key_cache.shape[1],
         HEAD_DIM=head_dim,
         DIMS=dims,
         ROWS=rows,
+        INTERPRETED=INTERPRETED,
     )
 
 
@@ -62,6 +82,8 @@ def _store_kv(
     key_cache,
     value_cache,
     slot_mapping,
+    k_scale,
+    v_scale,
     num_rows,
     kv_heads,
     key_token,
@@ -75,10 +97,13 @@ def _store_kv(
     value_cache_token,
     value_cache_head,
     slot_stride,
+    k_scale_head,
+    v_scale_head,
     BLOCK_SIZE: tl.constexpr,
     HEAD_DIM: tl.constexpr,
     DIMS: tl.constexpr,
     ROWS: tl.constexpr,
+    INTERPRETED: tl.constexpr,
 ):
     # 64 bits from here on: one layer's cache may have more than 2**31 elements, and so may a prompt's keys.
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
@@ -94,6 +119,11 @@ def _store_kv(
     to_value = block * value_cache_block + offset * value_cache_token + head * value_cache_head
     moved_key = tl.load(key + from_key[:, None] + dim[None, :], mask=kept)
     moved_value = tl.load(value + from_value[:, None] + dim[None, :], mask=kept)
+    if k_scale is not None:
+        key_by = tl.load(k_scale + head * k_scale_head)
+        value_by = tl.load(v_scale + head * v_scale_head)
+        moved_key = narrowed(moved_key.to(tl.float32), key_by[:, None], INTERPRETED)
+        moved_value = narrowed(moved_value.to(tl.float32), value_by[:, None], INTERPRETED)
     tl.store(key_cache + to_key[:, None] + dim[None, :], moved_key, mask=kept)
     tl.store(value_cache + to_value[:, None] + dim[None, :], moved_value, mask=kept)
 
@@ -109,8 +139,10 @@ def _check(key: Tensor, value: Tensor, key_cache: Tensor, value_cache: Tensor, s
     if slot_mapping.shape != key.shape[:1] or slot_mapping.dtype not in (torch.int32, torch.int64):
         found = f"{tuple(slot_mapping.shape)} of {slot_mapping.dtype}"
         raise ValueError(f"slot_mapping is {found}: need one int64 or int32 for each of {key.shape[0]} tokens")
-    if len({tensor.dtype for tensor in (key, value, key_cache, value_cache)}) > 1:
-        raise ValueError(f"keys of {key.dtype} do not go into a cache of {key_cache.dtype}: need one type")
+    goes_in = key_cache.dtype == key.dtype or (key_cache.dtype == FP8 and key.dtype in WIDE)
+    if not goes_in or key.dtype != value.dtype or key_cache.dtype != value_cache.dtype:
+        caches = f"caches of {key_cache.dtype} and {value_cache.dtype}"
+        raise ValueError(f"keys of {key.dtype} and values of {value.dtype} do not go into {caches}: need one type")
     for name, tensor in (("key", key), ("value", value), ("key_cache", key_cache), ("value_cache", value_cache)):
         if tensor.stride(-1) != 1 and tensor.shape[-1] > 1:
             raise ValueError(f"the last dimension of {name} has stride {tensor.stride(-1)}: need 1")

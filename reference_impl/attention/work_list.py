@@ -77,11 +77,13 @@ class WorkList:
         window: int | None = None,
         programs: int | None = None,
         tuning: Tuning | None = None,
+        kv_dtype: torch.dtype | None = None,
     ) -> None:
         """For `batch` sequences; those of context 0, such as the padded rows of a graph, cost next to nothing.
 
         window: only the last `window` tokens of a context are read. programs: how many run at once; as many as the
-        device holds unless given. Raises: ValueError, with the value, on sizes below 1 or heads that do not divide.
+        device holds unless given. kv_dtype: of the cache, whose bytes choose the tuning unless that is given; the
+        query's `dtype` if not given. Raises: ValueError, with the value, on sizes below 1 or heads that do not divide.
         """
         for name, size in (("kv_heads", kv_heads), ("head_dim", head_dim), ("heads", heads)):
             if size < 1:
@@ -95,7 +97,7 @@ class WorkList:
         self.batch, self.heads, self.kv_heads, self.head_dim, self.dtype = batch, heads, kv_heads, head_dim, dtype
         self.window = NO_WINDOW if window is None else min(window, NO_WINDOW)
         self.first_token = 0
-        self.tuning = tuning or tuning_for(head_dim, dtype)
+        self.tuning = tuning or tuning_for(head_dim, dtype, kv_dtype)
         self.rows = rows_of(heads // kv_heads, head_dim)
         self.lanes = kv_heads * triton.cdiv(heads // kv_heads, self.rows)
         self.shares = max(1, (programs or _programs(device, self.tuning.resident)) // self.lanes)
@@ -171,9 +173,13 @@ def rows_of(group: int, head_dim: int) -> int:
     return int(min(triton.next_power_of_2(group), 8192 // triton.next_power_of_2(head_dim)))
 
 
-def tuning_for(head_dim: int, dtype: torch.dtype) -> Tuning:
-    """From the bytes of a token alone: shapes nobody measured are treated like those that were. See NOTES.md."""
-    token_bytes = triton.next_power_of_2(head_dim) * dtype.itemsize
+def tuning_for(head_dim: int, dtype: torch.dtype, kv_dtype: torch.dtype | None = None) -> Tuning:
+    """From the bytes of a token alone: shapes nobody measured are treated like those that were. See NOTES.md.
+
+    kv_dtype: of the cache, unless it is that of the query. In float32 the registers decide and not the bytes read.
+    """
+    read = kv_dtype if kv_dtype is not None and dtype.itemsize == 2 else dtype
+    token_bytes = triton.next_power_of_2(head_dim) * read.itemsize
     tile_tokens = max(16, min(128, 16384 // token_bytes))
     return Tuning(tile_tokens=tile_tokens, num_warps=4, num_stages=3, resident=2)
 

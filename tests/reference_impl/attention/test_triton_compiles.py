@@ -36,18 +36,25 @@ KERNELS = {
 DATA = ("query", "key_cache", "value_cache", "out", "key", "value")
 INDICES = ("block_tables", "context_lens", "cu_seqlens", "ends", "cuts", "arrived", "table")
 PIECES = ("partial_out", "partial_lse", "begun_out", "begun_lse", "pieces_out", "pieces_lse")
+SCALES = ("k_scale", "v_scale")
 for name, dtype, constants, *options in json.loads(sys.argv[1]):
     kernel, types = KERNELS[name]
+    narrow = constants.pop("narrow", False)
+    names = kernel.arg_names
+    if narrow:
+        # Caches of 8 bits, and a scale for each head.
+        types = types | dict.fromkeys(("key_cache", "value_cache"), "*fp8e4nv") | dict.fromkeys(SCALES, "*fp32")
+    else:
+        constants |= {scale: None for scale in SCALES if scale in names}
     pointers = {**dict.fromkeys(DATA, "*" + dtype), **dict.fromkeys(INDICES, "*i32"), **dict.fromkeys(PIECES, "*fp32")}
     pointers |= types
-    names = kernel.arg_names
     signature = {arg: "constexpr" if arg in constants else pointers.get(arg, "i32") for arg in names}
     options = dict(zip(("num_warps", "num_stages"), options or (4, 3), strict=True))
     # Strides and addresses as large models have them; without that nothing is copied 16 bytes at once.
     hints = {
         (names.index(arg),): [["tt.divisibility", 16]]
         for arg, kind in signature.items()
-        if name.startswith("pref") and (kind.startswith("*") or arg.startswith(("query_", "out_", "key_", "value_")))
+        if (narrow or name.startswith("pref")) and (kind.startswith("*") or arg.startswith(("query_", "out_", "key_", "value_")))
     }
     source = ASTSource(kernel, signature, {(names.index(arg),): value for arg, value in constants.items()}, hints)
     try:
@@ -94,7 +101,7 @@ def prefill(head_dim: int, dtype: torch.dtype, **constants: object) -> tuple[obj
     return "prefill", name, PREFILL | sizes | heads | constants, tuning.num_warps, tuning.num_stages
 
 
-def prefix(head_dim: int, dtype: torch.dtype, batch: int) -> tuple[object, ...]:
+def prefix(head_dim: int, dtype: torch.dtype, batch: int, **constants: object) -> tuple[object, ...]:
     """A case of the common prefix in the tiles that a call for `batch` sequences would choose."""
     work = CascadeWork(batch, 32, 8, head_dim, dtype, torch.device("cpu"))
     tuning = work.tuning
@@ -103,9 +110,11 @@ def prefix(head_dim: int, dtype: torch.dtype, batch: int) -> tuple[object, ...]:
     given = {"DIMS": max(16, triton.next_power_of_2(head_dim)), "BLOCK_SIZE": 16, "ALIKE": True, "INTERPRETED": False}
     name = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}[dtype]
     strides = {"table_entry": 1, "lens_stride": 1}
-    return "prefix", name, sizes | heads | given | strides, tuning.num_warps, tuning.num_stages
+    return "prefix", name, sizes | heads | given | strides | constants, tuning.num_warps, tuning.num_stages
 
 
+STORE = {"BLOCK_SIZE": 7, "HEAD_DIM": 80, "DIMS": 128, "ROWS": 32, "INTERPRETED": False}
+WIDE_HEADS = {"GROUP": 4, "HEAD_DIM": 128, "DIMS": 128, "ROWS": 4}
 CASES: dict[str, tuple[object, ...]] = {
     "cut": ("cut", "i32", {"FIELDS": 16, "GRAIN": 16, "GRAINS": 4, "SEQUENCES": 128, "SHARES": 32}),
     "cut of one": (
@@ -117,9 +126,13 @@ CASES: dict[str, tuple[object, ...]] = {
     "store": (
         "store",
         "fp16",
-        {"BLOCK_SIZE": 7, "HEAD_DIM": 80, "DIMS": 128, "ROWS": 32, "slot_stride": 1, "kv_heads": 1},
+        STORE | {"slot_stride": 1, "kv_heads": 1},
     ),
-    "decode": ("decode", "bf16", DECODE | {"GROUP": 4, "HEAD_DIM": 128, "DIMS": 128, "ROWS": 4, "TILE": 64}),
+    "store in 8 bits": ("store", "bf16", STORE | {"narrow": True, "k_scale_head": 1, "v_scale_head": 1}),
+    "decode": ("decode", "bf16", DECODE | WIDE_HEADS | {"TILE": 64}),
+    "decode of 8 bits": ("decode", "bf16", DECODE | WIDE_HEADS | {"TILE": 128, "narrow": True}),
+    "decode of 8 bits in float16": ("decode", "fp16", DECODE | WIDE_HEADS | {"TILE": 128, "narrow": True}),
+    "decode of 8 bits in float32": ("decode", "fp32", DECODE | WIDE_HEADS | {"TILE": 32, "narrow": True}),
     "decode behind a prefix": (
         "decode",
         "bf16",
@@ -127,6 +140,7 @@ CASES: dict[str, tuple[object, ...]] = {
         | {"GROUP": 4, "HEAD_DIM": 128, "DIMS": 128, "ROWS": 4, "TILE": 64, "BEGUN": 8},
     ),
     "prefix": prefix(128, torch.bfloat16, 64),
+    "prefix of 8 bits": prefix(128, torch.bfloat16, 64, narrow=True),
     "prefix of few rows": prefix(80, torch.float16, 3),
     "decode of one": (
         "decode",
@@ -134,6 +148,9 @@ CASES: dict[str, tuple[object, ...]] = {
         DECODE | {"GROUP": 1, "HEAD_DIM": 80, "DIMS": 128, "ROWS": 1, "TILE": 32, "batch": 1, "kv_heads": 1},
     ),
     "prefill": prefill(128, torch.bfloat16),
+    "prefill of 8 bits": prefill(128, torch.bfloat16, narrow=True),
+    "prefill of 8 bits, apart": prefill(80, torch.float16, narrow=True, WINDOWED=True, ALIKE=False),
+    "prefill of large heads in 8 bits": prefill(256, torch.bfloat16, narrow=True),
     "prefill of one": prefill(64, torch.float16, LANES=1, sequences=1, table_sequence=1),
     "prefill with a window, apart": prefill(80, torch.bfloat16, WINDOWED=True, ALIKE=False, BLOCK_SIZE=5),
     "prefill of large heads": prefill(256, torch.bfloat16),
@@ -164,3 +181,10 @@ def test_prefill_multiplies_on_the_tensor_cores_and_copies_tiles_ahead(compiled:
     found = compiled[case]
     assert isinstance(found, list), found
     assert found[2] == ["wgmma", "cp.async"]
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case.startswith("decode of 8 bits")])
+def test_decode_of_8_bits_copies_tiles_ahead(compiled: dict[str, object], case: str) -> None:
+    found = compiled[case]
+    assert isinstance(found, list), found
+    assert found[2] == ["cp.async"]
