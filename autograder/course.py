@@ -106,8 +106,8 @@ class Lab:
         """`suite.py` of the hidden tests: VERSION, PROVIDES (class -> methods), PACKAGES the student may use, REFERENCE
         (class -> module with the reference of that name). And, where a lab differs from the usual: KIND ("functions" if
         the methods of PROVIDES are functions of the submission's own), LIMITS (fields of `Limits` -> values),
-        ENVIRONMENT of the worker, DEVICES that it is graded on, SOURCES (what can change a verdict, beside
-        SUITE_SOURCES)."""
+        ENVIRONMENT of the worker, both also with _CPU or _CUDA behind for one device; DEVICES that it is graded on,
+        SOURCES (what can change a verdict, beside SUITE_SOURCES)."""
         return load_module(self.hidden / "suite.py", f"hidden_{self.id}_suite")
 
     @property
@@ -120,15 +120,17 @@ class Lab:
         """Where hidden tests of this lab run: "cpu", and "cuda" if some need a GPU."""
         return tuple(getattr(self.suite, "DEVICES", ("cpu",)))
 
-    @property
-    def limits(self) -> Limits:
-        """The caps on a submission to this lab."""
-        return Limits(**getattr(self.suite, "LIMITS", {}))
+    def limits(self, device: str) -> Limits:
+        """The caps on a submission to this lab that is graded on `device`."""
+        return Limits(**self._on("LIMITS", device))
 
-    @property
-    def environment(self) -> dict[str, str]:
-        """Variables of the worker, beside those that every worker has."""
-        return dict(getattr(self.suite, "ENVIRONMENT", {}))
+    def environment(self, device: str) -> dict[str, str]:
+        """Variables of the worker there, beside those that every worker has."""
+        return self._on("ENVIRONMENT", device)
+
+    def _on(self, name: str, device: str) -> dict[str, Any]:
+        """What the suite says under `name`, and on top of it what it says of one device."""
+        return {**getattr(self.suite, name, {}), **getattr(self.suite, f"{name}_{device.upper()}", {})}
 
     def reference(self, name: str) -> Callable[..., Any]:
         """The reference implementation of class `name`."""

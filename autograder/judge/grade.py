@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import inspect
 import time
+from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,7 +62,7 @@ def grade(course: Course, job: Job, limits: Limits | None = None) -> SubmissionR
     """Grade one file. Never raises for what a student handed in; infra faults come back as status `infra`."""
     start = time.monotonic()
     lab = course.lab(job.lab)
-    limits = limits or lab.limits
+    limits = limits or lab.limits(job.device)
     try:
         submission = take(Path(job.path), lab, limits)
     except Rejected as rejected:
@@ -70,7 +72,9 @@ def grade(course: Course, job: Job, limits: Limits | None = None) -> SubmissionR
         return job.result("infra", time.monotonic() - start, flags=("INFRA: the file changed before it was graded",))
     try:
         tests = hidden_tests(lab)
-        session = Session(Plan(submission.cells, job.tier, limits, tuple(lab.suite.PACKAGES), lab.environment))
+        session = Session(
+            Plan(submission.cells, job.tier, limits, tuple(lab.suite.PACKAGES), lab.environment(job.device))
+        )
         try:
             groups = _judge(lab, tests, session, job)
         finally:
@@ -98,10 +102,34 @@ def _judge(lab: Lab, tests: list[HiddenTest], session: Session, job: Job) -> tup
         return _all(lab, tests, ended.verdict, ended.message)
     for fault in faults.values():
         session.note(fault)
-    session.sealed = True
-    functions = lab.kind == "functions"
-    make = remote_functions(session, methods, faults) if functions else remote(session, name, methods, faults)
-    reference = local(lab.reference(name))
+    with ExitStack() as held:
+        if job.device == "cuda":
+            make, reference = _on_the_gpu(lab, name, session, faults, held)
+        else:
+            functions = lab.kind == "functions"
+            make = remote_functions(session, methods, faults) if functions else remote(session, name, methods, faults)
+            reference = local(lab.reference(name))
+        session.sealed = True
+        return _groups(lab, tests, session, job, make, reference)
+
+
+def _on_the_gpu(lab: Lab, name: str, session: Session, faults: Mapping[str, str], held: ExitStack) -> tuple[Make, Make]:
+    """The submission's functions, recorded there and played here, and the reference's. Raises: StartFailed."""
+    # Torch and Triton stay out of a judge that needs no GPU.
+    from autograder.gpu.stand import Stand
+    from autograder.gpu.subject import FromHere, FromWorker, played, rehearse
+
+    stand = held.enter_context(Stand())
+    rehearse(session, faults)
+    methods = lab.suite.PROVIDES[name]
+    make = played(FromWorker(session, faults), stand, methods)
+    return make, played(FromHere(lab.reference(name)), stand, methods)
+
+
+def _groups(
+    lab: Lab, tests: list[HiddenTest], session: Session, job: Job, make: Make, reference: Make
+) -> tuple[GroupResult, ...]:
+    """Every hidden test, and a public counterexample for each group in which one failed."""
     by_group: dict[str, list[TestResult]] = {group.id: [] for group in lab.groups}
     for test in tests:
         result = not_here(test, job.device) or run_test(test, make, job.seed, reference)

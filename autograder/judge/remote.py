@@ -69,6 +69,7 @@ class Plan:
     limits: Limits
     packages: tuple[str, ...]
     environment: Mapping[str, str] = field(default_factory=dict)
+    gpu: bool = False
 
 
 class Session:
@@ -103,7 +104,7 @@ class Session:
                 raise TestEnded(Verdict.NOT_RUN, "the worker had to be started too often")
             self._check_budget()
             self.generation += 1
-            connection = Connection(self.plan.tier, limits, self.plan.packages, self.plan.environment)
+            connection = Connection(self.plan.tier, limits, self.plan.packages, self.plan.environment, self.plan.gpu)
             try:
                 loaded = self._load(connection)
             except BaseException:
@@ -179,6 +180,8 @@ class Session:
         if gone.kind == "deadline":
             self._timeouts += 1
             return TestEnded(Verdict.TIMEOUT, f"a call did not end within {deadline_s:g} s")
+        if gone.kind == "memory":
+            return TestEnded(Verdict.OUT_OF_MEMORY, "the memory cap was reached")
         if gone.kind == "died":
             return TestEnded(Verdict.CRASHED, "the process ended during a call")
         return TestEnded(Verdict.PROTOCOL_VIOLATION, "the worker sent what no worker sends")
@@ -186,9 +189,9 @@ class Session:
     def _deadline_s(self, op: str) -> float:
         limits = self.plan.limits
         self._check_budget()
-        # Building a large pool and a timed batch may honestly take long; one call may not.
+        # Building a large pool, a timed batch and the compilation of kernels may honestly take long; one call may not.
         impatient = self._timeouts >= limits.patience and op in ("call", "function")
-        return limits.impatient_call_s if impatient or self.hurry else limits.call_s
+        return limits.impatient_call_s if impatient or (self.hurry and op != "record") else limits.call_s
 
     def _check_budget(self) -> None:
         if time.monotonic() > self._ends_at:

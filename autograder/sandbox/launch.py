@@ -19,15 +19,18 @@ from typing import Any
 
 from autograder.sandbox import tiers
 from autograder.sandbox.limits import Limits
+from autograder.sandbox.resident import resident_bytes
 from autograder.worker import wire
 
 START_DEADLINE_S = 30.0
 STDERR_TAIL_BYTES = 400
 READ_BYTES = 1 << 16
+LOOK_S = 0.2
+"""How often a worker whose resident memory is capped is looked at, at least."""
 
 
 class WorkerGone(Exception):  # noqa: N818 - what happened, not a fault of the caller
-    """The worker did not answer. `kind` is deadline, died or protocol; `detail` is for staff."""
+    """The worker did not answer. `kind` is deadline, memory, died or protocol; `detail` is for staff."""
 
     def __init__(self, kind: str, detail: str = "") -> None:
         super().__init__(f"{kind}: {detail}" if detail else kind)
@@ -48,13 +51,14 @@ class Connection:
         limits: Limits,
         packages: Sequence[str] = (),
         environment: Mapping[str, str] = types.MappingProxyType({}),
+        gpu: bool = False,
     ) -> None:
-        """`environment`: variables beside those that every worker has. Raises: StartFailed."""
+        """`environment`: variables beside those of every worker; `gpu`: whether it gets one. Raises: StartFailed."""
         self.limits = limits
-        environment = {**tiers.ENVIRONMENT, **environment}
+        environment = {**tiers.ENVIRONMENT, **(tiers.gpu_environment() if gpu else {}), **environment}
         self.printed = bytearray()
         self.printed_total_bytes = 0
-        mounted = tiers.mounts(packages, boxed=tier != "none")
+        mounted = tiers.mounts(packages, boxed=tier != "none", gpu=gpu)
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         self._socket = ours
@@ -153,7 +157,12 @@ class Connection:
             readers: list[Any] = [] if writing else [self._socket]
             if self._pipe_open:
                 readers.append(self._pipe)
-            ready, writable, _ = select.select(readers, [self._socket] if writing else [], [], left)
+            watched = self.limits.resident_bytes > 0
+            ready, writable, _ = select.select(
+                readers, [self._socket] if writing else [], [], min(left, LOOK_S) if watched else left
+            )
+            if watched and resident_bytes(self._process.pid) > self.limits.resident_bytes:
+                raise WorkerGone("memory")
             # One read a turn, so that a worker that prints without end cannot keep this loop from its deadline.
             if self._pipe in ready:
                 self._pipe_open = self._swallow()

@@ -29,6 +29,11 @@ class Limits:
     restarts: int = 60
     cpu_s: int = 60
     memory_bytes: int = 2 << 30
+    """Of address space; -1 for a worker with a GPU, which is watched instead."""
+    resident_bytes: int = 0
+    """Of memory in use by the worker and what it starts, if above 0: the judge looks, and kills."""
+    processes: int = -1
+    """Of processes and threads together, -1 without a cap; for workers that may start processes."""
     disk_bytes: int = 64 << 20
     file_bytes: int = 16 << 20
     open_files: int = 64
@@ -42,5 +47,13 @@ class Limits:
 
     def for_worker(self) -> dict[str, int]:
         """The part that the worker applies to itself."""
-        names = ("memory_bytes", "file_bytes", "open_files", "cpu_s", "allow_processes", "frame_bytes")
+        names = (
+            "memory_bytes",
+            "file_bytes",
+            "open_files",
+            "cpu_s",
+            "processes",
+            "allow_processes",
+            "frame_bytes",
+        )
         return {name: getattr(self, name) for name in names}

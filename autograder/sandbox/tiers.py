@@ -22,10 +22,15 @@ from functools import cache
 from pathlib import Path
 
 WORKER_HOME = Path(__file__).resolve().parent.parent / "worker"
-WORKER_FILES = ("shim.py", "harden.py", "wire.py", "tensors.py")
+WORKER_FILES = ("shim.py", "harden.py", "wire.py", "tensors.py", "record.py")
 SYSTEM_FOLDERS = ("/usr", "/bin", "/sbin", "/lib", "/lib64", "/lib32")
 SYSTEM_FILES = ("/etc/ld.so.cache",)
 DEVICES = ("null", "zero", "full", "random", "urandom")
+GPU_DEVICES = ("nvidia0", "nvidiactl", "nvidia-uvm", "nvidia-uvm-tools")
+"""The nodes of the first GPU; one worker has one GPU."""
+GPU_FOLDERS = ("/sys",)
+KEPT_FOR_A_GPU = ("LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES")
+"""Variables of this machine that say where its driver's libraries lie, and which of its GPUs is meant."""
 NOBODY = 65534
 ENVIRONMENT = {
     "PATH": "/usr/bin:/bin",
@@ -46,16 +51,18 @@ class NoSandbox(RuntimeError):  # noqa: N818 - a state of the machine, told to t
 
 @dataclass(frozen=True)
 class Mounts:
-    """What the worker sees: (outside, inside) pairs, all read-only, and where its modules are."""
+    """What the worker sees: (outside, inside) pairs, all read-only, where its modules are, and the names in /dev of
+    devices that it may use beside those that every worker has."""
 
     pairs: tuple[tuple[str, str], ...]
     shim: str
     paths: tuple[str, ...]
+    devices: tuple[str, ...] = ()
 
 
-def mounts(packages: Sequence[str], boxed: bool = True) -> Mounts:
+def mounts(packages: Sequence[str], boxed: bool = True, gpu: bool = False) -> Mounts:
     """The files a worker needs: worker program, labkit, `packages` (distribution names) with all that they need in
-    turn, and the interpreter.
+    turn, and the interpreter; with `gpu` also the nodes of the GPU.
 
     With `boxed` false the same files where they are outside. Raises: ValueError for a package that is not installed.
     """
@@ -71,7 +78,15 @@ def mounts(packages: Sequence[str], boxed: bool = True) -> Mounts:
     pairs += [(str(path), f"/course/packages/{path.name}") for path in shared]
     if not Path(sys.base_prefix).is_relative_to("/usr"):
         pairs.append((sys.base_prefix, sys.base_prefix))
-    return Mounts(tuple(pairs), "/course/worker/shim.py", ("/course/packages",))
+    if gpu:
+        pairs += [(folder, folder) for folder in GPU_FOLDERS]
+    devices = tuple(name for name in GPU_DEVICES if gpu and os.path.exists(f"/dev/{name}"))
+    return Mounts(tuple(pairs), "/course/worker/shim.py", ("/course/packages",), devices)
+
+
+def gpu_environment() -> dict[str, str]:
+    """The variables that a worker with a GPU keeps of this process's."""
+    return {name: os.environ[name] for name in KEPT_FOR_A_GPU if name in os.environ}
 
 
 def _package_folder(name: str) -> Path:
@@ -168,6 +183,8 @@ def _bubblewrap(mounted: Mounts, disk_bytes: int, program: Sequence[str], enviro
     for file in SYSTEM_FILES:
         args += ["--ro-bind-try", file, file]
     args += ["--proc", "/proc", "--dev", "/dev"]
+    for device in mounted.devices:
+        args += ["--dev-bind", f"/dev/{device}", f"/dev/{device}"]
     # bubblewrap's own /dev and / are writable tmpfs without a size; closed here, and /dev/shm given one.
     for folder in ("/dev/shm", "/tmp"):
         args += ["--size", str(disk_bytes), "--tmpfs", folder]
@@ -230,7 +247,7 @@ def _unshare(mounted: Mounts, disk_bytes: int, program: Sequence[str], environme
             steps += ["bind", file, file]
     for outside, inside in mounted.pairs:
         steps += ["bind", outside, inside]
-    for device in DEVICES:
+    for device in (*DEVICES, *mounted.devices):
         steps += ["device", device]
     for folder in ("/dev/shm", "/tmp"):
         steps += ["scratch", folder, str(disk_bytes)]

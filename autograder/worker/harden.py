@@ -47,15 +47,18 @@ ARCHITECTURES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}
 
 
 def limit_resources(limits: dict[str, int]) -> None:
-    """Lower the hard limits for good: memory, file size, open files, CPU seconds; no core dump."""
+    """Lower the hard limits for good: memory, file size, open files, CPU seconds, processes; no core dump. What is
+    below 0 stays as it is."""
     for name, value in (
         (resource.RLIMIT_AS, limits["memory_bytes"]),
         (resource.RLIMIT_FSIZE, limits["file_bytes"]),
         (resource.RLIMIT_NOFILE, limits["open_files"]),
         (resource.RLIMIT_CPU, limits["cpu_s"]),
+        (resource.RLIMIT_NPROC, limits["processes"]),
         (resource.RLIMIT_CORE, 0),
     ):
-        resource.setrlimit(name, (value, value))
+        if value >= 0:
+            resource.setrlimit(name, (value, value))
 
 
 def die_with_parent() -> None:

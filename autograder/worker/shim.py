@@ -63,6 +63,14 @@ class Worker:
         getattr(self.module, request["name"])(*values)
         return wire.encode(tensors.contents(storages))
 
+    def record(self, request: dict[str, Any]) -> Any:
+        """The plan of one call on the GPU (record.py), on random numbers where the judge sent none."""
+        sys.path.insert(0, str(Path(__file__).resolve().parent))
+        recorder = importlib.import_module("record")
+        sys.path.pop(0)
+        values, storages = recorder.sample_call(request["buffers"], request["args"], wire.decode)
+        return wire.encode(recorder.record(getattr(self.module, request["name"]), values, storages))
+
     def new(self, request: dict[str, Any]) -> int:
         """Build an object of the student's class; the handle stands for it from now on."""
         made = getattr(self.module, request["name"])(*self.arguments(request["args"]))

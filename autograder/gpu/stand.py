@@ -1,0 +1,101 @@
+"""The GPU of one job: the process that plays plans, started again after every fault, and proven well before it is used.
+
+Owns: the life of that process, its deadlines, and the words in which its ends are told. Knows nothing of sessions and
+of what is graded. A canary runs in every new process: before the first kernel of a student it tells a machine's fault
+from everything that a student could cause; after a fault it tells whether the GPU can go on.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from autograder.gpu.process import Replay, ReplayGone, encoded
+from autograder.gpu.timed import TimedCase, Timing
+from autograder.judge.remote import TestEnded
+from autograder.judge.verdicts import Verdict
+from autograder.sandbox.launch import StartFailed
+
+START_S, PLAY_S, TIME_S = 120.0, 20.0, 120.0
+RECOVERY_S = 60.0
+"""How long the GPU may take to be well again after a kernel was killed on it."""
+MADE_EARLIER = "the GPU does not work as it should, before any submission ran"
+
+
+class Stand:
+    """Plays and times plans. Close it, or use it as a context manager."""
+
+    def __init__(self) -> None:
+        """Raises: StartFailed if the GPU is not well: nobody's kernel has run yet."""
+        self._replay: Replay | None = None
+        try:
+            self._start()
+        except (ReplayGone, OSError) as error:
+            self.close()
+            raise StartFailed(f"{MADE_EARLIER}: {error}") from error
+
+    def _start(self) -> None:
+        """A new process whose canary is well. Raises: ReplayGone."""
+        self._replay = Replay()
+        facts, _ = self._replay.request(START_S, op="canary")
+        if not facts["well"]:
+            self.close()
+            raise ReplayGone("fault", "the canary gives a wrong product, or memory is short")
+
+    def play(self, plan: Any, blobs: Sequence[bytes], dtypes: Sequence[str]) -> tuple[dict[str, Any], list[bytes]]:
+        """A plan on the storages in `blobs` (answers.py). Raises: TestEnded if that went wrong on the GPU."""
+        return self._request(PLAY_S, blobs, op="play", plan=encoded(plan), dtypes=list(dtypes))
+
+    def time(self, plan: Any, case: TimedCase, tables_seed: int) -> Timing:
+        """A plan timed on a case (clock.py). Raises: TestEnded if that went wrong on the GPU."""
+        reply, _ = self._request(
+            TIME_S, (), op="time", plan=encoded(plan), case=case.to_json(), tables_seed=tables_seed
+        )
+        return Timing(**reply)
+
+    def _request(self, deadline_s: float, blobs: Sequence[bytes], **message: Any) -> tuple[dict[str, Any], list[bytes]]:
+        if self._replay is None:
+            self._recover()
+        assert self._replay is not None
+        try:
+            reply, found = self._replay.request(deadline_s, blobs, **message)
+        except ReplayGone as gone:
+            self._replay = None
+            raise _ended(gone, deadline_s) from None
+        if "refused" in reply:
+            raise TestEnded(Verdict.PROTOCOL_VIOLATION, f"what was recorded cannot be played: {reply['refused']}")
+        return reply, found
+
+    def _recover(self) -> None:
+        """A new process, as soon as the GPU is well again. The fault was the student's: so is it if it never is."""
+        deadline = time.monotonic() + RECOVERY_S
+        while True:
+            try:
+                self._start()
+                return
+            except (ReplayGone, OSError):
+                self._replay = None
+                if time.monotonic() > deadline:
+                    raise TestEnded(Verdict.GPU_FAULT, "the GPU did not recover from an earlier kernel") from None
+                time.sleep(1.0)
+
+    def close(self) -> None:
+        """End the process."""
+        if self._replay is not None:
+            self._replay.close()
+            self._replay = None
+
+    def __enter__(self) -> Stand:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _ended(gone: ReplayGone, deadline_s: float) -> TestEnded:
+    if gone.kind == "deadline":
+        return TestEnded(Verdict.TIMEOUT, f"its kernels did not end within {deadline_s:g} s")
+    if "out of memory" in gone.detail:
+        return TestEnded(Verdict.OUT_OF_MEMORY, "its buffers do not fit the GPU")
+    return TestEnded(Verdict.GPU_FAULT, "a kernel faulted on the GPU, as by an address outside its tensors")

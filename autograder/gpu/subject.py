@@ -1,0 +1,208 @@
+"""Functions of a submission whose kernels are recorded in the worker and played by us.
+
+Owns: a `Subject` like `judge.functions.RemoteFunctions`, for a GPU: a call is recorded in the worker on random numbers,
+the plan crosses, is checked, and is played here on the caller's numbers, which the worker never meets. Integers of the
+call (block tables, lengths, slots) do cross, so that the host may do its bookkeeping; they are the same in both.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from autograder.gpu.plan import PROBLEMS, Plan, PlanRefused, parse
+from autograder.gpu.stand import Stand
+from autograder.gpu.timed import TimedCase, Timing
+from autograder.judge.remote import Session, TestEnded
+from autograder.judge.subject import Make
+from autograder.judge.verdicts import Verdict
+from autograder.worker import tensors, wire
+
+DRIFT_MAX = 0.03
+"""The reference before and after may differ by so much; beyond, the measurement says nothing."""
+TRIES = 3
+CONTRACT = "paged_attention"
+REHEARSAL = TimedCase((5, 40), 4, 2, 64, 16, "float16")
+
+
+class FromWorker:
+    """Plans from the worker of a session."""
+
+    def __init__(self, session: Session, faults: Mapping[str, str]) -> None:
+        self._session = session
+        self._faults = faults
+
+    def record(self, name: str, buffers: list[dict[str, Any]], args: list[dict[str, Any]]) -> Any:
+        """The plan of a call whose buffers have no bytes where floats belong.
+
+        Raises: what the student's code raised, or TestEnded.
+        """
+        if name in self._faults:
+            raise TestEnded(Verdict.MISSING, self._faults[name])
+        sent = [{**b, "bytes": None if b["bytes"] is None else wire.encode(b["bytes"])} for b in buffers]
+        self._session.worker()
+        return self._session.ask(self._session.generation, op="record", name=name, buffers=sent, args=args)
+
+    def gone(self) -> None:
+        """End the worker, so that nothing of the student's runs beside a clock."""
+        self._session.fresh()
+
+
+class FromHere:
+    """Plans of functions in this process, for the reference and for designs of our own. They need the GPU here."""
+
+    def __init__(self, functions: Any) -> None:
+        self._functions = functions
+
+    def record(self, name: str, buffers: list[dict[str, Any]], args: list[dict[str, Any]]) -> Any:
+        """The plan of a call whose buffers have no bytes where floats belong. Raises: what the function raises."""
+        from autograder.worker import record
+
+        sent = [{**b, "bytes": None if b["bytes"] is None else wire.encode(b["bytes"])} for b in buffers]
+        values, storages = record.sample_call(sent, args, wire.decode)
+        return record.record(getattr(self._functions, name), values, storages)
+
+    def gone(self) -> None:
+        """Leave the GPU's memory to others."""
+        import torch
+
+        torch.cuda.empty_cache()
+
+
+class PlayedFunctions:
+    """The functions, called with torch tensors on the CPU; what a kernel wrote is copied back into them."""
+
+    def __init__(self, source: FromWorker | FromHere, stand: Stand, names: Sequence[str], timings: Timings) -> None:
+        self._source = source
+        self._stand = stand
+        self._names = frozenset(names)
+        self._timings = timings
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_") or name not in self._names:
+            raise AttributeError(name)
+
+        def function(*args: Any) -> None:
+            self._call(name, args)
+
+        return function
+
+    def _call(self, name: str, args: tuple[Any, ...]) -> None:
+        """Raises: what the student's code raised while it was recorded, or TestEnded."""
+        buffers, packed = tensors.pack(args)
+        data = self._source.record(name, [_without_floats(buffer) for buffer in buffers], packed)
+        self._parsed(data, [len(buffer["bytes"]) for buffer in buffers])
+        facts, written = self._stand.play(
+            data, [buffer["bytes"] for buffer in buffers], [buffer["dtype"] for buffer in buffers]
+        )
+        if not facts["intact"]:
+            raise TestEnded(Verdict.GPU_FAULT, "memory beside the call's tensors was overwritten")
+        if not facts["steady"]:
+            raise TestEnded(Verdict.WRONG, "the answer depends on memory that nobody wrote")
+        tensors.restore(args, written)
+
+    def _parsed(self, data: Any, sizes: Sequence[int]) -> Plan:
+        try:
+            plan = parse(data, sizes)
+        except PlanRefused as refused:
+            raise TestEnded(Verdict.PROTOCOL_VIOLATION, f"what was recorded is no plan: {refused.reason}") from None
+        if plan.problems:
+            # Without its name, as a hidden length could be spelt with it; the rehearsal tells names.
+            raise TestEnded(Verdict.WRONG, PROBLEMS[plan.problems[0][0]])
+        return plan
+
+    def timed(self, cases: Sequence[TimedCase], seed: int) -> list[Timing]:
+        """Each case timed beside the reference, once for all tests that ask. The worker is ended before the clock runs.
+
+        Raises: TestEnded, also if the machine was too restless to tell (INCONCLUSIVE).
+        """
+        key = (tuple(cases), seed)
+        if key not in self._timings:
+            try:
+                self._timings[key] = self._timed(cases, seed)
+            except TestEnded as ended:
+                self._timings[key] = ended
+        found = self._timings[key]
+        if isinstance(found, TestEnded):
+            raise found
+        return found
+
+    def _timed(self, cases: Sequence[TimedCase], seed: int) -> list[Timing]:
+        plans = []
+        for case in cases:
+            buffers, args = _call_of(case, seed)
+            data = self._source.record(CONTRACT, buffers, args)
+            sizes = [b["numel"] * tensors.ITEM_BYTES[b["dtype"]] for b in buffers]
+            self._parsed(data, sizes)
+            plans.append(data)
+        self._source.gone()
+        return [self._one(plan, case, seed) for plan, case in zip(plans, cases, strict=True)]
+
+    def _one(self, plan: Any, case: TimedCase, seed: int) -> Timing:
+        for _ in range(TRIES):
+            timing = self._stand.time(plan, case, seed)
+            if timing.wrong:
+                raise TestEnded(Verdict.WRONG, timing.wrong)
+            if timing.drift <= DRIFT_MAX:
+                return timing
+        raise TestEnded(Verdict.INCONCLUSIVE, "the machine was too restless to time anything")
+
+
+Timings = dict[tuple[tuple[TimedCase, ...], int], "list[Timing] | TestEnded"]
+"""What was timed already, for all objects of one submission."""
+
+
+def rehearse(session: Session, faults: Mapping[str, str]) -> None:
+    """Record one public call, before any hidden test, and note by name what makes its plan unfit to be played."""
+    buffers, args = _call_of(REHEARSAL, seed=0)
+    try:
+        plan = parse(
+            FromWorker(session, faults).record(CONTRACT, buffers, args),
+            [b["numel"] * tensors.ITEM_BYTES[b["dtype"]] for b in buffers],
+        )
+    except (Exception, TestEnded):
+        # The hidden tests will meet it again, and have words for it.
+        return
+    for kind, name in plan.problems:
+        session.note(f"{PROBLEMS[kind]}: {name}" if name else PROBLEMS[kind])
+
+
+def played(source: FromWorker | FromHere, stand: Stand, names: Sequence[str]) -> Make:
+    """A `Make` without arguments for functions whose plans come from `source`."""
+    timings: Timings = {}
+
+    def make() -> Any:
+        return PlayedFunctions(source, stand, names, timings)
+
+    return make
+
+
+def _without_floats(buffer: dict[str, Any]) -> dict[str, Any]:
+    """A buffer whose numbers the worker draws itself, unless they are integers."""
+    return {**buffer, "bytes": None} if "float" in buffer["dtype"] else buffer
+
+
+def _call_of(case: TimedCase, seed: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The call of `paged_attention` on a case, as `tensors.pack` would have it but for the floats."""
+    tables, lengths = case.tables(seed)
+    queries = (len(case.lengths), case.heads, case.head_dim)
+    cache = (case.num_blocks, case.block_size, case.kv_heads, case.head_dim)
+    (packed_tables, packed_lengths), (tables_arg, lengths_arg) = tensors.pack([tables, lengths])
+
+    def floats(shape: Sequence[int]) -> dict[str, Any]:
+        return {"dtype": case.dtype, "numel": math.prod(shape), "bytes": None}
+
+    def arg(place: int, shape: Sequence[int]) -> dict[str, Any]:
+        strides = [1]
+        for size in reversed(shape[1:]):
+            strides.insert(0, strides[0] * size)
+        return {"tensor": [place, case.dtype, list(shape), strides, 0]}
+
+    def moved(argument: dict[str, Any], place: int) -> dict[str, Any]:
+        return {"tensor": [place, *argument["tensor"][1:]]}
+
+    buffers = [floats(queries), floats(cache), floats(cache), packed_tables, packed_lengths, floats(queries)]
+    scale = {"value": wire.encode(case.head_dim**-0.5)}
+    args = [arg(0, queries), arg(1, cache), arg(2, cache), moved(tables_arg, 3), moved(lengths_arg, 4)]
+    return buffers, [*args, scale, arg(5, queries)]
