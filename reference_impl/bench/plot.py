@@ -1,9 +1,9 @@
 """`engine bench plot`: pictures of the records that are there, one for each, as SVG and PNG.
 
 Owns: which records are drawn, how a file is named, and the style. Knows nothing of what a picture shows
-(`pictures.py`), and measures nothing. Pictures are as wide as a phone and their text is as large as the book's
-(`labkit.draw`), with the theme's colours in place of its variables, because these files stand alone. Series are told
-apart by colour, marker and order.
+(`pictures.py`, `kernel_pictures.py`), and measures nothing. Pictures are as wide as a phone and their text is as large
+as the book's (`labkit.draw`), with the theme's colours in place of its variables, because these files stand alone.
+Series are told apart by colour, marker and order.
 A record of an unknown suite, or one that lacks what its picture shows, ends the command with one line that names it.
 """
 
@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from labkit.draw import figure_style
-from reference_impl.bench import pictures
+from reference_impl.bench import kernel_pictures, pictures
+from reference_impl.bench.drawing import INK
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 Draw = Callable[[Mapping[str, Any]], "Figure"]
 
 PICTURES: dict[str, Draw] = {
-    "kernels": pictures.kernels,
+    "kernels": kernel_pictures.kernels,
     "offline": pictures.offline,
     "serve": pictures.serve,
     "budget": pictures.budget,
@@ -88,9 +89,7 @@ def draw(record: Mapping[str, Any], target: Path, name: str) -> list[Path]:
 def _style() -> Iterator[None]:
     import matplotlib as mpl
 
-    colours: Any = dict.fromkeys(
-        ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), pictures.INK
-    )
+    colours: Any = dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK)
     # Outlines instead of text: a file that stands alone must look the same whichever fonts its reader has.
     page: Any = {"figure.facecolor": "white", "axes.facecolor": "white", "svg.fonttype": "path"}
     with figure_style(), mpl.rc_context({**colours, **page}):

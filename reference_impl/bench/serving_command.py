@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +23,15 @@ RESULTS = Path(__file__).parent / "results"
 def add_parsers(suites: Commands) -> None:
     """Add offline, serve, budget and plot."""
     offline = suites.add_parser(
-        "offline", help="a batch job, beside the floor of its bytes", description="All requests are there at once."
+        "offline",
+        help="batch jobs, beside the floor of their bytes",
+        description="All requests are there at once. Without --model, --lengths and --requests: the jobs that are "
+        "kept, two shapes and the lengths of two traces. With one of them: that job alone, kept where --json says.",
     )
     _add_engine(offline, max_tokens_per_step=16_384)
-    offline.add_argument(
-        "--lengths", default="script", help="nano-vllm's script (default), or a trace: azure_conv, ..."
-    )
-    offline.add_argument("--requests", type=int, default=256, metavar="N", help="of a trace (default: 256)")
+    offline.set_defaults(model=None)
+    offline.add_argument("--lengths", help="script, as nano-vllm published it, or a trace: azure_conv, ...")
+    offline.add_argument("--requests", type=int, metavar="N", help="of a trace (default: 256)")
     offline.add_argument("--turns", type=int, default=3, metavar="N", help="how often (default: 3)")
     offline.add_argument("--memory-share", type=float, default=0.9, metavar="SHARE", help="for KV, of what is free")
     offline.set_defaults(run=_offline)
@@ -114,11 +117,15 @@ def _offline(args: argparse.Namespace) -> int:
     check_output("--json", args.json)
     from reference_impl.bench import offline
 
-    job = offline.Job(args.lengths, args.requests, args.turns)
-    settings = _settings(args, memory_share=args.memory_share)
-    record = offline.measure(settings, job, args.commit or commit(), _say)
+    asked = {"model": args.model, "lengths": args.lengths, "requests": args.requests}
+    alone = {name: value for name, value in asked.items() if value is not None}
+    chosen = [offline.Job(**alone)] if alone else offline.KEPT
+    jobs = [replace(job, turns=args.turns) for job in chosen]
+    settings = replace(_settings(args, memory_share=args.memory_share), model=jobs[0].model)
+    record = offline.measure(settings, jobs, args.commit or commit(), _say)
     print("\n".join(offline.lines(record)))
-    keep(record, args.json or RESULTS / "offline.json")
+    if not alone or args.json is not None:
+        keep(record, args.json or RESULTS / "offline.json")
     return 0
 
 

@@ -10,7 +10,7 @@ import pytest
 
 pytest.importorskip("matplotlib")
 
-from reference_impl.bench import pictures, plot
+from reference_impl.bench import kernel_pictures, pictures, plot
 from reference_impl.cli import main
 
 MACHINE = {"device": "NVIDIA H100 80GB HBM3"}
@@ -54,18 +54,25 @@ PREFILL = {
     "goal": {"of_dense": 0.7},
     "results": {"ours": {"of_dense": 1.2, "tflop_s": 410.0}, "torch SDPA, dense": {"of_dense": 1.0, "tflop_s": 340.0}},
 }
-OFFLINE = HEAD | {
-    "suite": "offline",
+CASCADE = {
+    "name": "cascade, 24 x 2000",
+    "held_out": True,
+    "times_plain": 2.31,
+}
+RUN: dict[str, Any] = {
     "model": "qwen3-0.6b",
     "dtype": "bfloat16",
     "lengths": "script",
+    "is_real": True,
     "requests": 256,
     "output_tokens": 133_966,
     "tokens_per_s": 19_230.0,
     "floor_tokens_per_s": 27_505.0,
+    "share": 0.7,
     "step": {"requests": 256, "wall_ms": 9.9, "kinds": {f"_kind{number}": 1.0 + number for number in range(9)}},
     "goal": {"tokens_per_s": 18_500.0, "met": True},
 }
+OFFLINE = HEAD | {"suite": "offline", "runs": [RUN]}
 SERVE = HEAD | {
     "suite": "serve",
     "model": {"name": "qwen3-0.6b", "dtype": "bfloat16"},
@@ -144,7 +151,7 @@ def test_no_picture_is_wider_than_a_phone_or_without_a_name_for_its_axis(suite: 
 
 
 def test_kernels_show_each_contender_of_each_case_and_the_goal() -> None:
-    figure = pictures.kernels(KERNELS)
+    figure = kernel_pictures.kernels(KERNELS)
     decode, store = figure.axes
     assert [handle.get_label() for handle in decode.get_legend_handles_labels()[0]] == ["ours", "textbook"]
     ours = next(line for line in decode.lines if line.get_label() == "ours")
@@ -157,7 +164,7 @@ def test_kernels_show_each_contender_of_each_case_and_the_goal() -> None:
 
 
 def test_prefill_is_drawn_where_it_was_measured() -> None:
-    figure = pictures.kernels(KERNELS | {"prefill": [PREFILL]})
+    figure = kernel_pictures.kernels(KERNELS | {"prefill": [PREFILL]})
     assert len(figure.axes) == 3
     prefill = figure.axes[1]
     assert "dense SDPA" in prefill.get_xlabel()
@@ -165,10 +172,43 @@ def test_prefill_is_drawn_where_it_was_measured() -> None:
     assert "8 x 2k: 410 TFLOP/s" in words(figure)
 
 
+def test_decode_behind_a_common_prefix_is_drawn_where_it_was_measured() -> None:
+    figure = kernel_pictures.kernels(KERNELS | {"cascade": [CASCADE]})
+    cascade = figure.axes[1]
+    assert "plain decode's speed" in cascade.get_xlabel()
+    assert "24 x 2000*" in words(figure)
+    assert next(list(line.get_xdata()) for line in cascade.lines if line.get_marker() == "o") == [2.31]
+    assert cascade.get_xlim()[1] > 2.31
+
+
+def test_every_contender_of_a_row_has_a_mark_of_its_own() -> None:
+    names = ["ours", "textbook", "torch SDPA, padded", "FlashInfer", "FlashInfer, persistent", "vLLM, Triton"]
+    row = KERNELS["decode"][0] | {"results": {name: {"share": 0.5} for name in names}}
+    decode = kernel_pictures.kernels(KERNELS | {"decode": [row]}).axes[0]
+    handles = decode.get_legend_handles_labels()[0]
+    assert [handle.get_label() for handle in handles] == names
+    assert len({(handle.get_color(), handle.get_marker()) for handle in handles}) == len(names)
+
+
+def offline(**changes: Any) -> dict[str, Any]:
+    return OFFLINE | {"runs": [RUN | changes]}
+
+
 def test_peers_stand_beside_the_published_job_on_their_own_kind_of_gpu_only() -> None:
     assert "vLLM 0.20.2" in words(pictures.offline(OFFLINE))
-    for other in ({"machine": {"device": "NVIDIA H200"}}, {"goal": None, "lengths": "azure_conv"}):
-        assert "vLLM 0.20.2" not in words(pictures.offline(OFFLINE | other))
+    for other in (OFFLINE | {"machine": {"device": "NVIDIA H200"}}, offline(goal=None, lengths="azure_conv")):
+        assert "vLLM 0.20.2" not in words(pictures.offline(other))
+
+
+def test_each_of_several_jobs_is_held_against_its_own_floor() -> None:
+    more = RUN | {"model": "llama-3.2-1b", "lengths": "azure_conv", "share": 0.42, "is_real": False, "goal": None}
+    figure = pictures.offline(OFFLINE | {"runs": [RUN, more]})
+    assert len(figure.axes) == 3
+    found = words(figure)
+    assert {"qwen3-0.6b, the published script", "llama-3.2-1b, azure_conv (sampled)"} <= set(found)
+    assert "42%, 19,230 tokens/s" in found
+    on_a_cpu = {"share": None, "floor_tokens_per_s": None, "step": None}
+    assert len(pictures.offline(OFFLINE | {"runs": [RUN | on_a_cpu, more | on_a_cpu]}).axes) == 1
 
 
 def test_the_smallest_kinds_of_kernel_are_one_bar() -> None:
@@ -176,7 +216,7 @@ def test_the_smallest_kinds_of_kernel_are_one_bar() -> None:
     assert "kind8" in found
     assert "kind2" not in found
     assert "6.00" in found, "1 + 2 + 3 ms of all others"
-    assert len(pictures.offline(OFFLINE | {"step": None, "floor_tokens_per_s": None}).axes) == 1
+    assert len(pictures.offline(offline(step=None, floor_tokens_per_s=None)).axes) == 1
 
 
 def test_serve_shows_latency_in_its_units_with_the_bounds() -> None:
