@@ -52,7 +52,8 @@ class Group:
 @dataclass(frozen=True)
 class SourceCell:
     """One code cell of a released notebook. `kind`: solution (the student writes it), setup (ours, run before grading),
-    grade (a locked check, never run by the grader)."""
+    grade (a locked check, never run by the grader), shown (locked, without points, behind a solution cell: a check or
+    a demonstration on the student's work, never run either)."""
 
     id: str
     kind: str
@@ -70,13 +71,15 @@ class Lab:
     @cached_property
     def cells(self) -> tuple[SourceCell, ...]:
         """The code cells with an nbgrader id, in order."""
-        cells = []
-        for cell in json.loads(self.notebook.read_text(encoding="utf-8"))["cells"]:
-            meta = cell.get("metadata", {}).get("nbgrader")
-            if cell["cell_type"] != "code" or not meta:
+        cells: list[SourceCell] = []
+        for raw in json.loads(self.notebook.read_text(encoding="utf-8"))["cells"]:
+            meta = raw.get("metadata", {}).get("nbgrader")
+            if raw["cell_type"] != "code" or not meta:
                 continue
             kind = "grade" if meta.get("grade") else "solution" if meta.get("solution") else "setup"
-            cells.append(SourceCell(meta["grade_id"], kind, "".join(cell["source"])))
+            if kind == "setup" and any(cell.kind == "solution" for cell in cells):
+                kind = "shown"
+            cells.append(SourceCell(meta["grade_id"], kind, "".join(raw["source"])))
         return tuple(cells)
 
     @cached_property

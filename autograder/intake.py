@@ -149,6 +149,8 @@ def _registry_flags(lab: Lab, ids: list[str]) -> list[str]:
     """Remarks on our cells that are missing or doubled; none of them costs a point by itself."""
     flags = []
     for cell in lab.cells:
+        if cell.kind == "shown":
+            continue
         count = ids.count(cell.id)
         if count == 0:
             lost = "nothing can be taken from it" if cell.kind == "solution" else "the course's own copy is used"

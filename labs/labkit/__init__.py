@@ -9,8 +9,9 @@ Start with `contracts.py`, then `checks/`.
 from labkit.checks import check
 from labkit.contracts import OutOfBlocks
 from labkit.evidence import evidence
+from labkit.gpu import triton_here
 from labkit.page import glue
 from labkit.quizzes import quiz
 from labkit.workloads import workload
 
-__all__ = ["OutOfBlocks", "check", "evidence", "glue", "quiz", "workload"]
+__all__ = ["OutOfBlocks", "check", "evidence", "glue", "quiz", "triton_here", "workload"]

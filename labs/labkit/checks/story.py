@@ -51,15 +51,23 @@ Property = Callable[[Make], None]
 
 @dataclass(frozen=True)
 class Group:
-    """The properties behind one locked cell of a notebook."""
+    """The properties behind one locked cell of a notebook.
+
+    needs: the functions that are tried, by name; none where it is one class. where: says what they ran on, if that
+    depends on the machine.
+    """
 
     title: str
     properties: tuple[Property, ...]
+    needs: tuple[str, ...] = ()
+    where: Callable[[], str] | None = None
 
 
-def group(title: str, *properties: Property) -> Group:
+def group(
+    title: str, *properties: Property, needs: tuple[str, ...] = (), where: Callable[[], str] | None = None
+) -> Group:
     """A group of `properties`, in the order they are printed."""
-    return Group(title, properties)
+    return Group(title, properties, needs, where)
 
 
 def sentence_of(prop: Property) -> str:
@@ -82,7 +90,7 @@ def counted(count: int, thing: str) -> str:
     return f"{count} {thing}" if count == 1 else f"{count} {thing}s"
 
 
-def _unwritten(stub: NotImplementedError, asked: str) -> str:
+def unwritten(stub: NotImplementedError, asked: str) -> str:
     """The function that is still a stub: the innermost frame, where it is ours to see, else the method `asked` for."""
     name, trace = asked, stub.__traceback__
     while trace is not None:
@@ -105,10 +113,10 @@ class Story:
         try:
             self.subject = make(*args)
         except NotImplementedError as stub:
-            raise NotWritten(_unwritten(stub, "__init__")) from None
+            raise NotWritten(unwritten(stub, "__init__")) from None
         except Exception as raised:
             self._calls.append(f"{name}({', '.join(map(str, args))})")
-            self.broken(f"it was built without an error, got {_error(raised)}")
+            self.broken(f"it was built without an error, got {error_of(raised)}")
 
     def call(self, method: str, *args: Any) -> Any:
         """Call and expect a value. Broken if it raises, NotWritten if the method is still a stub."""
@@ -117,7 +125,7 @@ class Story:
         except NotWritten:
             raise
         except Exception as raised:
-            self.broken(f"this to be accepted, got {_error(raised)}")
+            self.broken(f"this to be accepted, got {error_of(raised)}")
 
     def attempt(self, method: str, *args: Any) -> Exception | None:
         """Call where an error is as likely as a value: the exception, or None."""
@@ -137,18 +145,18 @@ class Story:
         if raised is None:
             self.broken(f"{expected}, nothing was raised")
         if not isinstance(raised, kinds):
-            self.broken(f"{expected}, got {_error(raised)}")
+            self.broken(f"{expected}, got {error_of(raised)}")
 
     def get(self, attribute: str) -> int:
         """An attribute or property that must be an integer. It is not part of the told calls."""
         try:
             return index(getattr(self.subject, attribute))
         except NotImplementedError as stub:
-            raise NotWritten(_unwritten(stub, attribute)) from None
+            raise NotWritten(unwritten(stub, attribute)) from None
         except AttributeError:
             self.broken(f"an attribute or property {attribute}, found none")
         except Exception as raised:
-            self.broken(f"{attribute} to be an integer (an attribute or property), got {_error(raised)}")
+            self.broken(f"{attribute} to be an integer (an attribute or property), got {error_of(raised)}")
 
     def peek(self, method: str, *args: Any) -> Any:
         """Call only to look: told in the story only if it goes wrong."""
@@ -164,8 +172,8 @@ class Story:
     def broken_by(self, raised: Exception, method: str = "") -> NoReturn:
         """Turn an error of calls that were made past the story into NotWritten or Broken."""
         if isinstance(raised, NotImplementedError):
-            raise NotWritten(_unwritten(raised, method or "a method of this group")) from None
-        self.broken(f"every call to be accepted, got {_error(raised)}")
+            raise NotWritten(unwritten(raised, method or "a method of this group")) from None
+        self.broken(f"every call to be accepted, got {error_of(raised)}")
 
     def broken(self, expected: str) -> NoReturn:
         """Tell the counterexample: the opening, the last calls, and what was expected of them."""
@@ -179,10 +187,11 @@ class Story:
         try:
             return getattr(self.subject, method)(*args)
         except NotImplementedError as stub:
-            raise NotWritten(_unwritten(stub, method)) from None
+            raise NotWritten(unwritten(stub, method)) from None
 
 
-def _error(raised: Exception) -> str:
+def error_of(raised: BaseException) -> str:
+    """The class of an error and what it says, on one line."""
     # KeyError prints its argument with quotes; the first argument reads better.
     text = shown(raised.args[0] if len(raised.args) == 1 else str(raised)) if raised.args else ""
     return f"{type(raised).__name__}: {text}" if text else type(raised).__name__
