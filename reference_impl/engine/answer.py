@@ -113,9 +113,10 @@ class Answer:
         text: str = "",
         tokens: tuple[Sampled, ...] = (),
         stopped_by: str | int | None = None,
+        error: str | None = None,
     ) -> Piece:
         """The last piece: what was held back of the text comes with it."""
         text += self._detokenizer.flush()
         del self.group.live[self.choice]
         usage = self.group.usage() if self.group.is_over else None
-        return Piece(self.group.request, self.choice, text, tokens, finish, stopped_by, usage)
+        return Piece(self.group.request, self.choice, text, tokens, finish, stopped_by, usage, error)

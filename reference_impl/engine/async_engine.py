@@ -7,10 +7,11 @@ as callbacks of the loop, in order. So nothing here needs a lock, and no task of
     submit ──post──> engine.add    ──> _admit ──> Stream        refused: the caller's error, nobody else's
                      engine.step   ──> _stepped ──> Stream.push  merged for whoever is slow
     close  ──post──> engine.abort                                 blocks are free before the next step
-    raised in a step ──> _ended   ──> Stream.fail, to everybody; nothing is taken any more
+    a step fails     ──> _stepped ──> the streams of its requests end with RequestFailedError, the others go on
+    engine broken    ──> _ended   ──> Stream.fail, to everybody; nothing is taken any more
 
     NEW --start--> READY --shutdown--> STOPPING --all done or aborted--> STOPPED
-                     +-------- a step raises --------+------------------> FAILED
+                     +------- the engine breaks -----+------------------> FAILED
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from typing import Any, Protocol, TypeVar
 
 from reference_impl.engine.engine import Engine, StepReport
 from reference_impl.engine.engine_thread import EngineThread
-from reference_impl.engine.outputs import Piece
+from reference_impl.engine.outputs import Piece, in_one_line
 from reference_impl.engine.stream import Stream
 from reference_impl.model.sampling import SamplingParams
 
@@ -45,7 +46,7 @@ class State(Enum):
 
 
 class EngineStoppedError(RuntimeError):
-    """Nothing is taken, or nothing more will come: the engine stops, or a step went wrong."""
+    """Nothing is taken, or nothing more will come: the engine stops, or is broken."""
 
 
 class Observer(Protocol):
@@ -272,7 +273,7 @@ class AsyncEngine:
             self.state = State.STOPPED
         else:
             self.state = State.FAILED
-            self.error = " ".join(f"{type(error).__name__}: {error}".split())
+            self.error = in_one_line(error)
         self._over.set()
         for stream in set(self._streams.values()):
             stream.fail(EngineStoppedError(self._why_not()))

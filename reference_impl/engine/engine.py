@@ -14,6 +14,10 @@ nothing of which block is whose, of who runs when, of how anything is computed, 
 The first three are the launch of a step, the others its landing. Here one follows the other; `pipelined.py` launches
 the next step before the last one has landed.
 
+What is raised while a step is computed (a device out of memory, logits that are no numbers, somebody's attention) ends
+the requests of that step with an error and frees their blocks; what was made before is said, and the others go on. What
+a scheduler or a memory raises, or a GPU that is lost, ends them all: nobody knows any more who holds what.
+
 Cost of a step: the runner's, and O(1) Python a token made. Invariants: those of the scheduler and its memory, and each
 answer that is not done is a live request of the scheduler.
 """
@@ -24,18 +28,22 @@ import secrets
 import time
 from array import array
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from operator import index
 
 import torch
 
 from reference_impl.engine.answer import Answer, Group
 from reference_impl.engine.detokenizer import Detokenizer
-from reference_impl.engine.outputs import FinishReason, Piece
+from reference_impl.engine.device import is_alive
+from reference_impl.engine.door import RequestRefused as RequestRefused
+from reference_impl.engine.door import checked_prompt, refused
+from reference_impl.engine.flight import Blame, Flight
+from reference_impl.engine.flight import StepReport as StepReport
+from reference_impl.engine.outputs import FinishReason, Piece, in_one_line
 from reference_impl.engine.runner import Awaited, Runner
-from reference_impl.memory.kv_policy import Reason, Refusal
 from reference_impl.model.loader import LoadedModel
-from reference_impl.model.sampler import Choice, sampler_for
+from reference_impl.model.sampler import sampler_for
 from reference_impl.model.sampling import MAX_SEED, Sampled, SamplingParams
 from reference_impl.sched.plan import Plan
 from reference_impl.sched.request import Request
@@ -44,37 +52,6 @@ from reference_impl.sched.surface import EngineScheduler
 Clock = Callable[[], float]
 Forks = dict[int, list[tuple[Request, int]]]
 """Parent -> its children, each with the id of its first token."""
-
-
-class RequestRefused(ValueError):  # noqa: N818 - an answer to the client, as a Refusal is
-    """A request that is not taken, in one line. kind: "invalid", "too_long", "never_fits" or "busy"."""
-
-    def __init__(self, kind: str, message: str) -> None:
-        super().__init__(message)
-        self.kind = kind
-
-
-@dataclass(frozen=True)
-class StepReport:
-    """What the last step did: tokens computed, prompts' and others, requests in it, and tokens made."""
-
-    prefill_tokens: int = 0
-    decode_tokens: int = 0
-    requests: int = 0
-    made_tokens: int = 0
-    seconds: float = 0.0
-
-
-@dataclass(frozen=True)
-class Flight:
-    """A step that was launched. answers: each gets a token, in the order of `choice`. forked: those among them that
-    begin with it, by the answer whose prompt was computed.
-    """
-
-    plan: Plan
-    answers: list[Answer]
-    forked: dict[int, list[Answer]]
-    choice: Choice | None
 
 
 class Engine:
@@ -115,13 +92,20 @@ class Engine:
         self._groups: dict[int, Group] = {}
         self._answers: dict[int, Answer] = {}
         self._token_ids: dict[int, array[int]] = {}
-        self._ended: list[Piece] = []
+        self.broken: str | None = None
+        """What made the engine fail for good, in one line."""
+        self._flight: Flight | None = None
+        """The step that was launched and has not landed: between two steps, only where these overlap."""
+        self._said: list[Piece] = []
+        """What the next `step` returns."""
+        self._blame = Blame()
+        self._has_failed = False
         self._next_id = 0
 
     @property
     def has_work(self) -> bool:
         """Whether a step would do or say something."""
-        return bool(self._groups or self._ended)
+        return bool(self._groups or self._said or self._flight)
 
     @property
     def num_running(self) -> int:
@@ -146,9 +130,18 @@ class Engine:
         """Take a request; returns its id. Nothing is kept of one that is refused.
 
         salt: requests share cached blocks only under one salt. timeout_s: from now on; what is not done then ends.
-        Raises: RequestRefused, naming the value.
+        Raises: RequestRefused, naming the value; RuntimeError if the engine is broken.
         """
-        ids = self._checked_prompt(prompt, params, timeout_s)
+        if self.broken is not None:
+            raise RuntimeError(f"the engine failed and serves nobody until it is made anew: {self.broken}")
+        ids = checked_prompt(
+            prompt,
+            params,
+            timeout_s,
+            vocab_size=self.loaded.config.vocab_size,
+            max_context_tokens=self.max_context_tokens,
+            max_running=self.scheduler.limits.max_running,
+        )
         if self.max_waiting is not None and self.num_waiting >= self.max_waiting:
             raise RequestRefused("busy", f"{self.num_waiting} requests wait, as many as may: try again later")
         seed = secrets.randbelow(MAX_SEED) if params.seed is None else params.seed
@@ -162,7 +155,7 @@ class Engine:
             refusal = self.scheduler.add(request)
             if refusal is not None:
                 # All ask for the same, so it is the first that is refused, before anything was taken.
-                raise self._refused(refusal)
+                raise refused(refusal)
         for choice, request in enumerate(requests):
             self._keep(Answer(group, choice, request.request, self._detokenizer(params)), request)
         group.unforked = params.n - at_once
@@ -170,54 +163,33 @@ class Engine:
         return group.request
 
     def abort(self, request: int, reason: FinishReason = FinishReason.ABORT) -> None:
-        """End a request between two steps: its blocks are free at once, its last pieces come out of the next step.
+        """End a request between two steps; its last pieces come out of the next step.
 
+        Its blocks are free at once, or when the step that it is in has landed.
         Raises: KeyError if it is unknown or over.
         """
         group = self._groups.get(index(request))
         if group is None:
             raise KeyError(f"no request {request}")
-        # Answers that were to begin as forks of the first have an end too, though nobody else ever knew them.
-        unborn = self._unborn(group.live[0]) if group.unforked else []
+        self._end(group, reason)
+
+    def _end(self, group: Group, reason: FinishReason, error: str | None = None) -> None:
+        """End all of its answers that have not ended."""
+        if group.unforked:
+            # Those that were to begin as forks of the first have an end too, though nobody else ever knew them.
+            self._unborn(group.live[0])
         for answer in list(group.live.values()):
-            if answer not in unborn:
+            # The scheduler hears of a fork, or that an answer is over, when a step lands.
+            if answer.identity in self._answers:
                 self.scheduler.abort(answer.identity)
                 self._forget(answer)
-            self._ended.append(answer.end(reason))
-        del self._groups[group.request]
+            self._said.append(answer.end(reason, error=error))
+        self._groups.pop(group.request, None)
 
     def abort_all(self) -> None:
         """End every request that is not over, as `abort`."""
         for request in list(self._groups):
-            if request in self._groups:
-                self.abort(request)
-
-    def _checked_prompt(self, prompt: Sequence[int], params: SamplingParams, timeout_s: float | None) -> array[int]:
-        vocabulary, longest = self.loaded.config.vocab_size, self.max_context_tokens
-        if not len(prompt):
-            raise RequestRefused("invalid", "the prompt is empty: give at least one token")
-        for token in prompt:
-            if not 0 <= token < vocabulary:
-                raise RequestRefused("invalid", f"prompt holds token {token}; this model has 0 to {vocabulary - 1}")
-        if len(prompt) + params.max_tokens > longest:
-            room = longest - len(prompt)
-            advice = f"ask for at most {room}" if room > 0 else "shorten the prompt"
-            asked = f"{len(prompt)} prompt tokens and max_tokens {params.max_tokens}"
-            raise RequestRefused("too_long", f"{asked} are more than the context of {longest}: {advice}")
-        for name, ids in (("stop_token_ids", params.stop_token_ids), ("logit_bias", params.logit_bias)):
-            if unknown := [token for token in ids if token >= vocabulary]:
-                raise RequestRefused("invalid", f"{name} has {unknown[0]}; this model has 0 to {vocabulary - 1}")
-        if params.n > self.scheduler.limits.max_running:
-            raise RequestRefused("invalid", f"n is {params.n}; at most {self.scheduler.limits.max_running} run at once")
-        if timeout_s is not None and not timeout_s > 0:
-            raise RequestRefused("invalid", f"timeout_s must be above 0, got {timeout_s}")
-        return array("i", prompt)
-
-    def _refused(self, refusal: Refusal) -> RequestRefused:
-        kind = "too_long" if refusal.reason is Reason.TOO_LONG else "never_fits"
-        advice = "ask for fewer tokens, or start the engine with more KV memory"
-        said = f"{refusal.needed} tokens needed, {refusal.free} free: {refusal.reason.value}"
-        return RequestRefused(kind, f"{said}; {advice}")
+            self.abort(request)
 
     def _new_id(self) -> int:
         self._next_id += 1
@@ -237,24 +209,40 @@ class Engine:
     # One step ---------------------------------------------------------------------------------------------------
 
     def step(self) -> list[Piece]:
-        """Run one step; what it adds to the answers, and the last pieces of what was aborted before it."""
-        started_s = self._clock()
-        self._expire(started_s)
-        pieces, self._ended = self._ended, []
-        if self._groups:
-            flight = self._launch()
-            pieces += self._land(flight)
-            self.last_step = self._report(flight.plan, pieces, self._clock() - started_s)
-        if self._debug:
-            self.check_invariants()
+        """Run one step; what it adds to the answers, and the last pieces of what was aborted before it.
+
+        Raises: what a part of the engine raised. Who ended by it is said by the next call, which does nothing else;
+        unless `broken` is set then, the others go on.
+        """
+        if not self._has_failed:
+            started_s = self._clock()
+            try:
+                self._expire(started_s)
+                if self._groups or self._flight:
+                    self._advance(started_s)
+                if self._debug:
+                    self.check_invariants()
+            except BaseException as error:
+                self._fail(error)
+                raise
+        self._has_failed = False
+        pieces, self._said = self._said, []
         return pieces
+
+    def _advance(self, started_s: float) -> None:
+        """Compute a step."""
+        flight = self._launch()
+        self._say(flight, self._land(flight), started_s)
+
+    def _say(self, flight: Flight, pieces: list[Piece], started_s: float) -> None:
+        """The step has landed, and these are its pieces."""
+        self._said += pieces
+        self.last_step = StepReport.of(flight.plan, pieces, self._clock() - started_s)
 
     def _expire(self, now_s: float) -> None:
         late = [group for group in self._groups.values() if group.deadline_s is not None and group.deadline_s <= now_s]
         for group in late:
-            # To end one, a step may have to land (`pipelined.py`), with which another comes to its end by itself.
-            if group.request in self._groups:
-                self.abort(group.request, FinishReason.TIMEOUT)
+            self._end(group, FinishReason.TIMEOUT)
 
     def _note_reused(self, plan: Plan) -> None:
         for identity, tokens in plan.reused.items():
@@ -267,6 +255,12 @@ class Engine:
         """Plan a step, compute it, and begin to choose its tokens. awaited: tokens that nobody here has seen yet."""
         plan = self.scheduler.schedule()
         self._note_reused(plan)
+        # Who was moved in or out may have lost keys and values as well as who was computed.
+        members = {*plan.scheduled, *plan.swapped_in, *plan.swapped_out}
+        with self._blame.computing(self._answers[identity] for identity in members):
+            return self._computed(plan, awaited)
+
+    def _computed(self, plan: Plan, awaited: Awaited | None) -> Flight:
         step = self.runner.run(plan, self._token_ids, awaited)
         unseen = awaited.rows if awaited else {}
         answers, rows, wishes, forked = [], [], [], {}
@@ -283,12 +277,17 @@ class Engine:
 
     def _land(self, flight: Flight) -> list[Piece]:
         """Give each answer that was not ended meanwhile its token, and tell the scheduler that the step is done."""
-        chosen = flight.choice.sampled() if flight.choice is not None else []
+        chosen = self._chosen(flight)
         live = [pair for pair in zip(flight.answers, chosen, strict=True) if pair[0].is_live]
         ends = self.loaded.eos_token_ids
         pieces = [answer.take(sampled, ends) for answer, sampled in live]
         self._tell([answer for answer, _ in live], pieces, [sampled for _, sampled in live], flight.forked)
         return pieces
+
+    def _chosen(self, flight: Flight) -> list[Sampled]:
+        """The token of each of its answers. Waits for the device."""
+        with self._blame.computing(flight.answers):
+            return flight.choice.sampled() if flight.choice is not None else []
 
     def _unborn(self, answer: Answer) -> list[Answer]:
         """The answers that begin now, with the first token of the first one."""
@@ -308,11 +307,12 @@ class Engine:
         """The step is done: who ended, who goes on with which token, and who begins."""
         tokens = {answer.identity: sampled.token for answer, sampled in zip(answers, chosen, strict=True)}
         done = {answer.identity for answer, piece in zip(answers, pieces, strict=True) if piece.finish is not None}
-        newborn = {child.identity for children in forked.values() for child in children}
+        # Those among the forks that were not ended while the step was under way.
+        newborn = {child.identity for children in forked.values() for child in children} & tokens.keys()
         forks: Forks = {}
         for parent, children in forked.items():
             for child in children:
-                if child.identity not in done:
+                if child.identity in newborn - done:
                     request = child.group.scheduler_request(child.identity)
                     self._keep(child, request)
                     forks.setdefault(parent, []).append((request, tokens[child.identity]))
@@ -324,15 +324,46 @@ class Engine:
             if answer.group.is_over:
                 self._groups.pop(answer.group.request, None)
 
-    def _report(self, plan: Plan, pieces: list[Piece], seconds: float) -> StepReport:
-        decodes = sum(1 for tokens in plan.scheduled.values() if tokens == 1)
-        made = sum(len(piece.tokens) for piece in pieces)
-        return StepReport(plan.num_tokens - decodes, decodes, len(plan.scheduled), made, seconds)
+    # A step that fails -------------------------------------------------------------------------------------------
+
+    def _fail(self, error: BaseException) -> None:
+        """End those whose computation raised `error`; all, if it came from elsewhere or the device is lost."""
+        said = in_one_line(error)
+        concerned = self._blame.taken()
+        self._has_failed = True
+        # The device is waited for: blocks may only go to others once nothing is written to them any more.
+        if not concerned or not is_alive(self.loaded.transformer.device):
+            self._break(said)
+            return
+        try:
+            for group in concerned:
+                self._end(group, FinishReason.ERROR, said)
+            if self._flight is None:
+                # Nobody in the step under way makes a token any more; prompts that are computed in part go on.
+                self.scheduler.finish_step()
+            if self._debug:
+                self.check_invariants()
+        except Exception as second:
+            self._break(f"{said}; then {in_one_line(second)}")
+
+    def _break(self, said: str) -> None:
+        """Everybody ends, and what the scheduler and its memory know is not asked for any more."""
+        self.broken, self._flight = said, None
+        self._answers.clear()
+        self._token_ids.clear()
+        for group in list(self._groups.values()):
+            self._end(group, FinishReason.ERROR, said)
 
     def check_invariants(self) -> None:
         """I1 to I9, and that scheduler and engine have the same requests. AssertionError names the offender."""
+        self._blame.check_invariants()
+        if self.broken is not None:
+            assert not self._groups, f"the engine is broken, and requests {sorted(self._groups)} have no end"
+            return
         self.scheduler.check_invariants()
         answers = {answer.identity for group in self._groups.values() for answer in group.live.values()}
+        if self._flight is not None:
+            answers -= self._flight.unborn
         assert answers == self._answers.keys() == self._token_ids.keys(), (
             f"I1: answers {answers ^ self._answers.keys()} are known in one place only"
         )

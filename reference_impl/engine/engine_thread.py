@@ -3,6 +3,7 @@
 Owns: the thread, its inbox, and the order in which calls and steps take turns. Knows nothing of event loops, of HTTP or
 of what the calls do (`async_engine.py`). An engine is not made for two callers at once: everything that touches it
 while it is served is posted here and runs between two steps. The thread sleeps while there is nothing to do.
+A step that fails does not end it while the engine can go on.
 Cost: one queue operation a call, none a step.
 """
 
@@ -26,7 +27,7 @@ class Listener(Protocol):
         """A step is done."""
 
     def ended(self, error: BaseException | None) -> None:
-        """The thread ends, and no call that comes later is run; `error` is what a step or call raised."""
+        """The thread ends, and no call that comes later is run; `error` is what a call, or the last step, raised."""
 
 
 class EngineThread:
@@ -37,6 +38,7 @@ class EngineThread:
         self._listener = listener
         self._inbox: SimpleQueue[Call | None] = SimpleQueue()
         self._stopping = False
+        self._reported = engine.last_step
         # A program that forgets to stop the engine must still be able to end.
         self._thread = Thread(target=self._run, name="engine", daemon=True)
 
@@ -65,15 +67,24 @@ class EngineThread:
         try:
             while self._take_calls():
                 if self._engine.has_work:
-                    before = self._engine.last_step
-                    pieces = self._engine.step()
-                    report = self._engine.last_step
-                    # A step that only brought the last words of aborted requests computed nothing.
-                    self._listener.stepped(pieces, StepReport() if report is before else report)
+                    self._step()
         # Not only Exception: a student's allocator may call sys.exit, and somebody waits for word.
         except BaseException as raised:
             error = raised
         self._listener.ended(error)
+
+    def _step(self) -> None:
+        try:
+            pieces = self._engine.step()
+        except Exception:
+            if self._engine.broken is not None:
+                raise
+            # The next step says who ended by it.
+            return
+        # A step that only brought the last words of some requests computed nothing.
+        report = self._engine.last_step
+        self._listener.stepped(pieces, StepReport() if report is self._reported else report)
+        self._reported = report
 
     def _take_calls(self) -> bool:
         """Run what was posted before now, and wait for a call if there is nothing else to do; False at the end."""

@@ -1,7 +1,7 @@
 """What comes out of the engine: pieces of answers, as plain data.
 
-Owns: the pieces, why an answer ends, and what a request used. Knows nothing of steps or of protocols (`server/app.py`
-translates).
+Owns: the pieces, why an answer ends, what is said of an error, and what a request used. Knows nothing of steps or of
+protocols (`server/app.py` translates).
 """
 
 from __future__ import annotations
@@ -11,9 +11,12 @@ from enum import Enum
 
 from reference_impl.model.sampling import Sampled
 
+_LONGEST = 240
+"""Characters that are said of an error: torch's go on for lines."""
+
 
 class FinishReason(Enum):
-    """Why an answer ended. The values are those of the OpenAI API, which has no word for the last two."""
+    """Why an answer ended. The values are those of the OpenAI API, which has no word for the last three."""
 
     STOP = "stop"
     """The model's end token, a stop token or a stop string."""
@@ -23,6 +26,8 @@ class FinishReason(Enum):
     """The client went away, or said so."""
     TIMEOUT = "timeout"
     """Its deadline passed."""
+    ERROR = "error"
+    """The step that computed it went wrong."""
 
 
 @dataclass(frozen=True)
@@ -40,8 +45,8 @@ class Piece:
 
     request: as `Engine.add` returned it. choice: which of its `n` answers. text: complete characters only, and never
     part of a stop string; it may be empty. tokens: those made, whose text may come later. finish: set on an answer's
-    last piece, with stopped_by the stop string or token id that ended it, if one did. usage: set on the last piece of
-    the last answer.
+    last piece, with stopped_by the stop string or token id that ended it, if one did, or error what went wrong, in one
+    line. usage: set on the last piece of the last answer.
     """
 
     request: int
@@ -51,3 +56,10 @@ class Piece:
     finish: FinishReason | None = None
     stopped_by: str | int | None = None
     usage: Usage | None = None
+    error: str | None = None
+
+
+def in_one_line(error: BaseException) -> str:
+    """What `error` is and says, cut where it gets long."""
+    said = " ".join(f"{type(error).__name__}: {error}".split()).rstrip(": ")
+    return said if len(said) <= _LONGEST else f"{said[:_LONGEST]}..."

@@ -14,7 +14,8 @@ scheduler is told a guess in place of each token, and the device puts the token 
 
 The next step is not launched ahead where it must know the tokens: of wishes that count what was made (penalties), of
 those that the host chooses itself (top_p, logprobs and their like, on a GPU), and where answers fork. Those steps land
-first, as in `Engine`. Tokens are the same either way. Pieces come a step later.
+first, as in `Engine`. Tokens are the same either way. Pieces come a step later. A step that cannot be launched ends
+those who were to be in it, behind what they made in the one before; one whose tokens are no good, those in it.
 Cost: O(1) more a token; an answer that ends early computes one token in vain.
 Invariants: those of `Engine`; a step that was guessed about has landed before the scheduler hears of the next.
 Source: the asynchronous scheduling of SGLang and vLLM, told in their papers and documents.
@@ -22,10 +23,11 @@ Source: the asynchronous scheduling of SGLang and vLLM, told in their papers and
 
 from __future__ import annotations
 
-from operator import index
+from collections.abc import Mapping
 
-from reference_impl.engine.engine import Engine, Flight
-from reference_impl.engine.outputs import FinishReason, Piece
+from reference_impl.engine.engine import Engine
+from reference_impl.engine.flight import Flight
+from reference_impl.engine.outputs import Piece
 from reference_impl.engine.runner import Awaited
 from reference_impl.model.sampler import looks_back
 from reference_impl.sched.lifecycle import Lifecycle
@@ -38,60 +40,42 @@ class PipelinedEngine(Engine):
     """See the module. The arguments are those of `Engine`; the scheduler is one of ours, whose requests can retire."""
 
     scheduler: Lifecycle
-    _flight: Flight | None = None
 
-    @property
-    def has_work(self) -> bool:
-        return super().has_work or self._flight is not None
-
-    def abort(self, request: int, reason: FinishReason = FinishReason.ABORT) -> None:
-        """As `Engine.abort`, but that the blocks of a request in the step under way are free when that is done."""
-        if self._flight is not None and self._flight.forked and index(request) in self._groups:
-            # Its forks are not known to the scheduler before it lands.
-            flight, self._flight = self._flight, None
-            self._ended += self._land(flight)
-            if index(request) not in self._groups:
-                return
-        super().abort(request, reason)
-
-    def step(self) -> list[Piece]:
-        """As `Engine.step`, but that the pieces are those of the step before the one that is launched."""
-        started_s = self._clock()
-        self._expire(started_s)
-        pieces, self._ended = self._ended, []
+    def _advance(self, started_s: float) -> None:
+        """As `Engine._advance`, but that what lands is the step before the one that is launched."""
         flight, self._flight = self._flight, None
-        if flight is None and self._groups:
+        if flight is None:
             flight = self._launch()
-        if flight is not None:
-            if self._may_guess(flight):
-                guessed = self._guess(flight)
-                pieces += self._land_guessed(flight, guessed)
-            else:
-                pieces += self._land(flight)
-            self.last_step = self._report(flight.plan, pieces, self._clock() - started_s)
-        if self._debug:
-            self.check_invariants()
-        return pieces
+        if not self._may_guess(flight):
+            self._say(flight, self._land(flight), started_s)
+            return
+        guessed = self._guess(flight)
+        try:
+            if self._answers:
+                tokens = flight.choice.tokens if flight.choice is not None else None
+                self._flight = self._launch(None if tokens is None else Awaited(guessed, tokens))
+        finally:
+            # Also if that went wrong: what this step made is there all the same.
+            self._say(flight, self._land_guessed(flight, guessed), started_s)
 
     def _may_guess(self, flight: Flight) -> bool:
         if flight.choice is not None and not flight.choice.complete:
             return False
         return not flight.forked and not any(looks_back(answer.wish) for answer in flight.answers if answer.is_live)
 
-    def _guess(self, flight: Flight) -> set[int]:
-        """Tell the scheduler who goes on, and launch what comes next; those of whom it was a guess."""
+    def _guess(self, flight: Flight) -> dict[int, int]:
+        """Tell the scheduler who ends and, for all it knows, who goes on; these, and their places in the choice."""
         rows = {answer.identity: place for place, answer in enumerate(flight.answers) if answer.is_live}
         last = {identity for identity in rows if self._answers[identity].lacks_one}
         going_on = {identity: place for identity, place in rows.items() if identity not in last}
         self.scheduler.finish_step(last, dict.fromkeys(going_on, GUESS))
-        if len(self._answers) > len(last):
-            self._flight = self._launch(Awaited(going_on, flight.choice.tokens) if flight.choice is not None else None)
-        return set(going_on)
+        for identity in last:
+            self._forget(self._answers[identity])
+        return going_on
 
-    def _land_guessed(self, flight: Flight, guessed: set[int]) -> list[Piece]:
+    def _land_guessed(self, flight: Flight, guessed: Mapping[int, int]) -> list[Piece]:
         """Each answer gets its token, and each guess makes room for the truth."""
-        chosen = flight.choice.sampled() if flight.choice is not None else []
-        ends, pieces = self.loaded.eos_token_ids, []
+        chosen, ends, pieces = self._chosen(flight), self.loaded.eos_token_ids, []
         for answer, sampled in zip(flight.answers, chosen, strict=True):
             identity, group = answer.identity, answer.group
             if not answer.is_live:
@@ -100,17 +84,9 @@ class PipelinedEngine(Engine):
                 self._token_ids[identity][len(group.prompt) + len(answer.made)] = sampled.token
             piece = answer.take(sampled, ends)
             pieces.append(piece)
-            if piece.finish is not None:
-                if identity in guessed:
-                    self.scheduler.retire(identity)
+            if piece.finish is not None and identity in guessed:
+                self.scheduler.retire(identity)
                 self._forget(answer)
             if group.is_over:
                 self._groups.pop(group.request, None)
         return pieces
-
-    def check_invariants(self) -> None:
-        if self._flight is not None and self._flight.forked:
-            # Answers that begin with this step are known to their group alone until it lands.
-            self.scheduler.check_invariants()
-        else:
-            super().check_invariants()

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from types import TracebackType
 
-from reference_impl.engine.outputs import Piece
+from reference_impl.engine.outputs import FinishReason, Piece
 from reference_impl.model.sampling import Sampled
 
 
@@ -31,6 +31,10 @@ class _Waiting:
 
     def merged(self) -> Piece:
         return replace(self.last, text="".join(self.text), tokens=tuple(self.tokens))
+
+
+class RequestFailedError(RuntimeError):
+    """The step that computed a request went wrong, in one line. The engine goes on."""
 
 
 class Stream:
@@ -54,7 +58,10 @@ class Stream:
         return self
 
     async def __anext__(self) -> Piece:
-        """The next piece, that of the answer that has waited longest. Raises: what ended the engine, if that did."""
+        """The next piece, that of the answer that has waited longest.
+
+        Raises: RequestFailedError behind the last piece if a step of it went wrong; what ended the engine, if that did.
+        """
         while not self._waiting:
             if self._error is not None:
                 raise self._error
@@ -106,14 +113,20 @@ class Stream:
         """A piece of one of `requests`."""
         if self._closed:
             return
+        if piece.usage is not None:
+            self._open.discard(piece.request)
+        self._news.set()
+        if piece.finish is FinishReason.ERROR:
+            # The consumer hears of it in place of an end, behind the text that there is.
+            self._error = RequestFailedError(f"the step that computed this answer failed: {piece.error}")
+            if not piece.text:
+                return
+            piece = replace(piece, finish=None, usage=None, error=None)
         key = piece.request, piece.choice
         waiting = self._waiting.get(key)
         if waiting is None:
             waiting = self._waiting[key] = _Waiting(piece)
         waiting.add(piece)
-        if piece.usage is not None:
-            self._open.discard(piece.request)
-        self._news.set()
 
     def fail(self, error: Exception) -> None:
         """Nothing comes any more; the consumer gets `error` behind what waits for it."""

@@ -8,11 +8,11 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from typing_extensions import TypedDict
 
-from reference_impl.engine.outputs import Piece, Usage
+from reference_impl.engine.outputs import FinishReason, Piece, Usage
 from reference_impl.model.tokenizer import Tokenizer
 
 
@@ -41,6 +41,14 @@ def usage_body(usages: Sequence[Usage]) -> UsageBody:
         total_tokens=prompt + completion,
         prompt_tokens_details=PromptTokensDetails(cached_tokens=sum(usage.cached_tokens for usage in usages)),
     )
+
+
+Finish = Literal["stop", "length", "abort", "timeout"]
+
+
+def finish_of(piece: Piece) -> Finish | None:
+    """Why an answer ended, None if it goes on. An error ends the whole call, and no answer (`stream.py`)."""
+    return None if piece.finish is None or piece.finish is FinishReason.ERROR else piece.finish.value
 
 
 class Head:

@@ -4,7 +4,7 @@ Owns: the routes, and the way of one call through them. Knows nothing of sockets
 (`completions.py`, `chat.py`) or of steps.
 
     Guard ──> Call (pydantic) ──> ids, SamplingParams ──> AsyncEngine.submit ──> Stream ──> Writer ──> JSON or events
-    401, 413  400 by name         400                     400, 429, 503          a client that goes aborts it
+    401, 413  400 by name         400                     400, 429, 503  500     a client that goes aborts it
 
 No browser on another page may call it: there are no CORS headers.
 """
@@ -246,7 +246,7 @@ def _answers(body: type) -> dict[int | str, dict[str, Any]]:
     event = {"type": "object", "properties": {"data": {"type": "string"}}, "required": ["data"]}
     events = {"text/event-stream": {"schema": event}}
     success = {"description": "The answers, or events if stream is true.", "model": body, "content": events}
-    return {200: success, **_errors(400, 401, 404, 413, 429, 503)}
+    return {200: success, **_errors(400, 401, 404, 413, 429, 500, 503)}
 
 
 def _errors(*statuses: int) -> dict[int | str, dict[str, Any]]:

@@ -13,7 +13,7 @@ from pydantic import Field
 from typing_extensions import TypedDict
 
 from reference_impl.engine.outputs import Piece
-from reference_impl.engine.server.answers import Head, TokenNames, UsageBody, finite
+from reference_impl.engine.server.answers import Finish, Head, TokenNames, UsageBody, finish_of, finite
 from reference_impl.engine.server.call import Call, Fields, Logprobs, MaxTokens, one_of
 from reference_impl.model.sampling import Sampled, SamplingParams
 from reference_impl.model.tokenizer import Tokenizer
@@ -109,7 +109,7 @@ class _Ending(TypedDict):
 
     index: int
     logprobs: ChatLogprobs | None
-    finish_reason: Literal["stop", "length", "abort", "timeout"] | None
+    finish_reason: Finish | None
     stop_reason: str | int | None
 
 
@@ -197,7 +197,7 @@ class ChatWriter:
             index=index,
             message=AssistantMessage(role="assistant", content=piece.text),
             logprobs=self._logprobs_of(piece),
-            finish_reason=None if piece.finish is None else piece.finish.value,
+            finish_reason=finish_of(piece),
             stop_reason=piece.stopped_by,
         )
 
@@ -208,7 +208,7 @@ class ChatWriter:
             index=index,
             delta=delta,
             logprobs=logprobs,
-            finish_reason=None if piece is None or piece.finish is None else piece.finish.value,
+            finish_reason=None if piece is None else finish_of(piece),
             stop_reason=None if piece is None else piece.stopped_by,
         )
 

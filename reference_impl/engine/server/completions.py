@@ -13,7 +13,7 @@ from pydantic import Field
 from typing_extensions import TypedDict
 
 from reference_impl.engine.outputs import Piece
-from reference_impl.engine.server.answers import Head, TokenNames, UsageBody, finite
+from reference_impl.engine.server.answers import Finish, Head, TokenNames, UsageBody, finish_of, finite
 from reference_impl.engine.server.call import DEFAULT_MAX_TOKENS, Call, Logprobs, MaxTokens, Token, one_of
 from reference_impl.model.sampling import SamplingParams
 from reference_impl.model.tokenizer import Tokenizer
@@ -78,7 +78,7 @@ class CompletionChoice(TypedDict):
     index: int
     text: str
     logprobs: CompletionLogprobs | None
-    finish_reason: Literal["stop", "length", "abort", "timeout"] | None
+    finish_reason: Finish | None
     stop_reason: str | int | None
 
 
@@ -137,7 +137,7 @@ class CompletionWriter:
             index=index,
             text=text,
             logprobs=self._logprobs_of(index, piece) if self._logprobs else None,
-            finish_reason=None if piece.finish is None else piece.finish.value,
+            finish_reason=finish_of(piece),
             stop_reason=piece.stopped_by,
         )
 

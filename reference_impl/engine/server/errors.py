@@ -21,6 +21,7 @@ from typing_extensions import TypedDict
 from reference_impl.engine.async_engine import EngineStoppedError
 from reference_impl.engine.engine import RequestRefused
 from reference_impl.engine.server.call import FIELDS, explain_unknown
+from reference_impl.engine.stream import RequestFailedError
 
 RETRY_AFTER_S = 1
 _KINDS = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
@@ -79,6 +80,8 @@ def as_api_error(error: Exception) -> ApiError:
         return _of_refusal(error)
     if isinstance(error, EngineStoppedError):
         return ApiError(503, str(error), code="not_ready")
+    if isinstance(error, RequestFailedError):
+        return ApiError(500, str(error), code="step_failed")
     if isinstance(error, StarletteHTTPException):
         return ApiError(error.status_code, _unreadable(error) or str(error.detail), headers=error.headers)
     return ApiError(500, f"an error of the server: {type(error).__name__}")
@@ -93,7 +96,8 @@ def install(app: FastAPI) -> None:
     async def answer(request: Request, error: Exception) -> Response:
         return as_api_error(error).response()
 
-    for kind in (StarletteHTTPException, RequestValidationError, RequestRefused, EngineStoppedError, Exception):
+    ours = (RequestRefused, RequestFailedError, EngineStoppedError)
+    for kind in (StarletteHTTPException, RequestValidationError, *ours, Exception):
         app.add_exception_handler(kind, answer)
 
 

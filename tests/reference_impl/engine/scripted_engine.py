@@ -23,7 +23,10 @@ BROKEN = 8
 
 
 class ScriptedEngine:
-    """free: steps need no `allow`. What is put into `error` is raised by the next step from `error_at` on."""
+    """free: steps need no `allow`. What is put into `error` is raised by the next step from `error_at` on.
+
+    failing: the requests that it ends; without them it breaks the engine.
+    """
 
     def __init__(self, *, free: bool = True) -> None:
         self.loaded = SimpleNamespace(name="scripted", tokenizer=ByteTokenizer())
@@ -38,6 +41,8 @@ class ScriptedEngine:
         self._next = 0
         self._free = free
         self._allowed = threading.Semaphore(0)
+        self.broken: str | None = None
+        self.failing: list[int] = []
         self.error: BaseException | None = None
         self.error_at = 0
 
@@ -78,12 +83,15 @@ class ScriptedEngine:
         return request
 
     def abort(self, request: int) -> None:
-        prompt_tokens, _, made = self.live.pop(request)
+        self._end(request, FinishReason.ABORT)
         self.aborted.append(request)
+
+    def _end(self, request: int, reason: FinishReason, error: str | None = None) -> None:
+        prompt_tokens, _, made = self.live.pop(request)
         usage = Usage(prompt_tokens, 0, sum(made))
         for choice in range(len(made)):
-            last = choice == len(made) - 1
-            self._ended.append(Piece(request, choice, "", (), FinishReason.ABORT, None, usage if last else None))
+            last = usage if choice == len(made) - 1 else None
+            self._ended.append(Piece(request, choice, "", (), reason, None, last, error))
 
     def step(self) -> list[Piece]:
         if not self._free and not self._allowed.acquire(timeout=20):
@@ -91,7 +99,7 @@ class ScriptedEngine:
         self.steps += 1
         self.threads.add(threading.current_thread().name)
         if self.error is not None and self.steps >= self.error_at:
-            raise self.error
+            self._fail(self.error)
         pieces, self._ended = self._ended, []
         for request, (prompt_tokens, params, made) in list(self.live.items()):
             for choice in range(params.n):
@@ -105,6 +113,14 @@ class ScriptedEngine:
                 del self.live[request]
         self.last_step = StepReport(0, len(pieces), len(pieces), len(pieces))
         return pieces
+
+    def _fail(self, error: BaseException) -> None:
+        if not self.failing:
+            self.broken = str(error)
+        for request in self.failing:
+            self._end(request, FinishReason.ERROR, str(error))
+        self.failing, self.error = [], error if self.broken is not None else None
+        raise error
 
 
 def letters(count: int) -> str:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from reference_impl.engine.async_engine import AsyncEngine, EngineStoppedError, State
 from reference_impl.engine.engine import RequestRefused
 from reference_impl.engine.outputs import FinishReason, Piece
-from reference_impl.engine.stream import Stream
+from reference_impl.engine.stream import RequestFailedError, Stream
 from reference_impl.model.sampling import SamplingParams
 from tests.reference_impl.engine.scripted_engine import BROKEN, REFUSED, ScriptedEngine, letters
 
@@ -231,6 +231,46 @@ def test_who_waits_at_the_door_when_a_step_fails_hears_of_it() -> None:
                 await task
         with pytest.raises(EngineStoppedError):
             await text_of(stream)
+
+    run(engine, test)
+
+
+def test_a_step_that_fails_ends_its_own_requests_and_the_others_go_on() -> None:
+    engine = ScriptedEngine()
+
+    async def test(served: AsyncEngine) -> None:
+        failing = await served.submit([PROMPT], wishes(10**9))
+        several = await served.submit([PROMPT, PROMPT], wishes(10**9))
+        other = await served.submit([PROMPT], wishes(2_000))
+        for stream in (failing, several):
+            await anext(stream)
+        engine.failing, engine.error = [0, 1], MemoryError("no room at all")
+        with pytest.raises(RequestFailedError, match="failed: no room at all"):
+            await text_of(failing)
+        async with several:
+            with pytest.raises(RequestFailedError):
+                await several.whole()
+        await until(lambda: engine.aborted == [2])
+        assert await text_of(other) == letters(2_000), "the second prompt of a call whose first failed is of no use"
+        assert await text_of(await served.submit([PROMPT], wishes(4))) == letters(4)
+        assert served.state is State.READY
+        assert served.error is None
+
+    run(engine, test)
+
+
+def test_the_text_of_a_request_that_fails_comes_before_the_error(engine: ScriptedEngine) -> None:
+    async def test(served: AsyncEngine) -> None:
+        stream = await served.submit([PROMPT], wishes(10))
+        engine.allow(3)
+        await until(lambda: engine.steps == 3)
+        engine.failing, engine.error = [0], MemoryError("no room")
+        engine.allow(2)
+        await until(lambda: not engine.has_work)
+        await served.inspect(lambda engine: None)
+        assert (await anext(stream)).text == "abc"
+        with pytest.raises(RequestFailedError):
+            await anext(stream)
 
     run(engine, test)
 

@@ -15,7 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from reference_impl.engine.engine import Engine, Flight
+from reference_impl.engine.engine import Engine
+from reference_impl.engine.flight import Flight
 from reference_impl.engine.generate import Ask, Told, generate
 from reference_impl.engine.outputs import FinishReason
 from reference_impl.engine.pipelined import PipelinedEngine
@@ -208,13 +209,14 @@ def with_forks_under_way(tiny: LoadedModel, **options: Any) -> tuple[Watched, in
     return engine, a, b
 
 
-def test_requests_that_are_late_together_all_end_though_one_ends_while_another_is_ended(tiny: LoadedModel) -> None:
+def test_requests_that_are_late_together_all_end_also_while_forks_are_under_way(tiny: LoadedModel) -> None:
     now = [0.0]
     engine, a, b = with_forks_under_way(tiny, clock=lambda: now[0])
     now[0] = 6.0
     told = heard(engine)
-    assert [told[a, choice].finish for choice in range(2)] == [FinishReason.TIMEOUT] * 2
-    assert told[b, 0].finish is FinishReason.LENGTH, "its step was under way, and had to land to end the other"
+    assert [told[key].finish for key in ((a, 0), (a, 1), (b, 0))] == [FinishReason.TIMEOUT] * 3
+    assert len(told[0, 0].tokens) == GREEDY.max_tokens - 2, "two were said before, and the patient one has them all"
+    assert blocks_in_use(engine) == 0
 
 
 def test_aborting_what_nobody_knows_is_a_key_error_also_while_forks_are_under_way(tiny: LoadedModel) -> None:
@@ -222,12 +224,25 @@ def test_aborting_what_nobody_knows_is_a_key_error_also_while_forks_are_under_wa
     with pytest.raises(KeyError, match="no request 99"):
         engine.abort(99)
     assert engine._flight is not None, "a refused call changes nothing"
-    engine.abort(a)
-    with pytest.raises(KeyError, match=f"no request {b}"):
-        engine.abort(b)
     told = heard(engine)
-    assert [told[a, choice].finish for choice in range(2)] == [FinishReason.ABORT] * 2
+    assert [told[a, choice].finish for choice in range(2)] == [FinishReason.LENGTH] * 2
     assert told[b, 0].finish is FinishReason.LENGTH
+
+
+def test_an_abort_waits_for_no_step_also_while_forks_are_under_way(tiny: LoadedModel) -> None:
+    engine, a, _ = with_forks_under_way(tiny)
+    before, under_way = engine.last_step, engine._flight
+    engine.abort(a)
+    assert engine._flight is under_way, "it lands with the next step, which reports it"
+    engine.check_invariants()
+    told = [piece for piece in engine.step() if piece.request == a]
+    assert [(piece.choice, piece.finish) for piece in told] == [(0, FinishReason.ABORT), (1, FinishReason.ABORT)]
+    report = engine.last_step
+    assert report is not before
+    assert (report.requests, report.made_tokens) == (3, 2), "what was computed for it counts, what was made for others"
+    assert heard(engine)[0, 0].finish is FinishReason.LENGTH
+    assert engine.scheduler.counters.aborted == 1
+    assert blocks_in_use(engine) == 0
 
 
 def test_an_answer_that_ends_early_counts_as_finished_and_nothing_of_its_last_step_stays(tiny: LoadedModel) -> None:

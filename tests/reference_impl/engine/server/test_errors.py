@@ -301,6 +301,26 @@ async def test_an_engine_that_failed_says_so_to_everybody() -> None:
 
 
 @pytest.mark.anyio
+async def test_a_call_whose_step_fails_is_a_500_and_the_next_one_is_answered() -> None:
+    engine = ScriptedEngine()
+    app, served = scripted(engine)
+    async with client(app) as calls, served:
+        for number, stream in enumerate((False, True)):
+            engine.failing, engine.error = [number * 2], MemoryError("no room")
+            response = await calls.post(COMPLETIONS, json={**ASK, "stream": stream})
+            if stream:
+                assert response.status_code == 200
+                assert '"step_failed"' in response.text
+                assert "[DONE]" not in response.text
+            else:
+                error = refused(response, 500)
+                assert error["message"] == "the step that computed this answer failed: no room"
+                assert (error["type"], error["code"]) == ("server_error", "step_failed")
+            assert (await calls.post(COMPLETIONS, json=ASK)).json()["choices"][0]["text"] == "ab"
+            assert (await calls.get("/health")).status_code == 200
+
+
+@pytest.mark.anyio
 async def test_an_error_in_the_middle_of_a_stream_is_its_last_event() -> None:
     engine = ScriptedEngine(free=False)
     app, served = scripted(engine)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from dataclasses import replace
 
@@ -10,12 +11,15 @@ import pytest
 pytest.importorskip("prometheus_client", reason="prometheus_client is not installed")
 pytest.importorskip("fastapi", reason="fastapi is not installed")
 
+from reference_impl.engine.async_engine import AsyncEngine, State
 from reference_impl.engine.engine import StepReport
 from reference_impl.engine.outputs import FinishReason, Piece, Usage
 from reference_impl.engine.server.metrics import Metrics, Snapshot
+from reference_impl.engine.stream import RequestFailedError
 from reference_impl.model.loader import LoadedModel
 from reference_impl.model.sampling import Sampled
 from tests.reference_impl.engine.driving import GREEDY, tiny_engine
+from tests.reference_impl.engine.faults import Faults, once
 from tests.reference_impl.engine.server.http_serving import samples_of, serving
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -138,3 +142,25 @@ def test_memory_in_use_is_a_share_of_all_memory(tiny: LoadedModel) -> None:
     now = Snapshot.of(engine)
     assert (now.running, now.waiting) == (1, 0)
     assert now.kv_usage == 8 / 16
+
+
+@pytest.mark.parametrize("overlap", ["off", "on"])
+def test_after_a_step_that_failed_the_engine_goes_on_and_counts_what_it_did(tiny: LoadedModel, overlap: str) -> None:
+    engine = tiny_engine(tiny, overlap=overlap).engine
+    Faults(engine, once("before", 2))
+    metrics = Metrics("tiny")
+    served = AsyncEngine(engine, observer=metrics)
+
+    async def test() -> None:
+        async with served:
+            with pytest.raises(RequestFailedError, match="RuntimeError: out of memory before anything"):
+                await (await served.submit([[5, 6, 7]], GREEDY)).whole()
+            (piece,) = await (await served.submit([[5, 6, 7]], GREEDY)).whole()
+            assert len(piece.tokens) == 8
+
+    asyncio.run(asyncio.wait_for(test(), 20))
+    assert served.state is State.STOPPED
+    found = samples_of(metrics.render(Snapshot.of(engine)).decode())
+    assert found['vllm:request_success_total{finished_reason="error"}'] == 1
+    assert found["vllm:generation_tokens_total"] == 2 + 8
+    assert found["vllm:iteration_tokens_total_sum"] == 3 + 1 + 3 + 7, "steps that landed, and no other"
