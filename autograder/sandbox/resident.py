@@ -1,4 +1,4 @@
-"""How much memory a worker and everything it started hold, seen from outside.
+"""The processes of a worker and the memory they hold, seen from outside.
 
 Owns: the walk over a process's descendants and the sum of their resident pages. For workers with a GPU: CUDA maps more
 addresses than any machine has memory, so the cap on addresses that the others live under would refuse it. Knows nothing
@@ -13,16 +13,27 @@ from pathlib import Path
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
-def resident_bytes(pid: int) -> int:
-    """Resident bytes of `pid` and its descendants; pages that several share count for each. Cost: a few files each."""
-    total, waiting = 0, [pid]
+def tree(pid: int) -> list[int]:
+    """`pid` and its descendants that are there now. Cost: a few files each."""
+    found, waiting = [], [pid]
     while waiting:
-        folder = Path("/proc") / str(waiting.pop())
+        process = waiting.pop()
         try:
-            total += int((folder / "statm").read_text().split()[1]) * _PAGE_BYTES
-            for task in (folder / "task").iterdir():
+            for task in (Path("/proc") / str(process) / "task").iterdir():
                 waiting += [int(child) for child in (task / "children").read_text().split()]
-        except (OSError, ValueError, IndexError):
+        except OSError:
             # It ended while it was looked at.
+            continue
+        found.append(process)
+    return found
+
+
+def resident_bytes(pid: int) -> int:
+    """Resident bytes of `pid` and its descendants; pages that several share count for each."""
+    total = 0
+    for process in tree(pid):
+        try:
+            total += int((Path("/proc") / str(process) / "statm").read_text().split()[1]) * _PAGE_BYTES
+        except (OSError, IndexError):
             continue
     return total

@@ -252,20 +252,11 @@ def _unshare(mounted: Mounts, disk_bytes: int, program: Sequence[str], environme
     for folder in ("/dev/shm", "/tmp"):
         steps += ["scratch", folder, str(disk_bytes)]
     args = ["env", "-i", *(f"{name}={value}" for name, value in environment.items())]
-    # With the judge dies this process, with it (--kill-child) the namespace's first, and with that all others.
-    args += ["setpriv", "--pdeathsig", "KILL"]
-    args += [
-        "unshare",
-        "--user",
-        "--map-root-user",
-        "--mount",
-        "--pid",
-        "--fork",
-        "--kill-child",
-        "--net",
-        "--ipc",
-        "--uts",
-    ]
+    # With the judge dies this process, with it (--kill-child) the namespace's first, and with that all others. The
+    # signal is asked for inside the user namespace: the kernel forgets what a process asked for before it entered one
+    # and gained capabilities there.
+    args += ["unshare", "--user", "--map-root-user", "--", "setpriv", "--pdeathsig", "KILL"]
+    args += ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--net", "--ipc", "--uts", "--"]
     root = _mount_point([outside for outside, _ in mounted.pairs])
     return [*args, "/bin/sh", "-c", _UNSHARE_SCRIPT, "sh", root, *steps, "--", *program]
 

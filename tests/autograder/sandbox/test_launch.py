@@ -232,23 +232,42 @@ def test_a_worker_dies_with_a_judge_that_is_killed(tier: str) -> None:
         "import os, signal\n"
         "from autograder.sandbox.launch import Connection\n"
         "from autograder.sandbox.limits import Limits\n"
+        "from autograder.sandbox.resident import tree\n"
+        "from autograder.worker import wire\n"
         f"connection = Connection({tier!r}, Limits())\n"
+        # Busy, so that it does not end because its socket closes.
+        "connection._send(wire.pack({'id': 1, 'op': 'exec', 'name': 'cell', 'source': 'while True: pass'}), 1e9)\n"
+        "print(*tree(connection._process.pid), flush=True)\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"
     )
-    before = workers()
-    subprocess.run(
-        [sys.executable, "-c", script], env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}, check=False
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        stdout=subprocess.PIPE,
+        check=False,
     )
-    assert within_5_s(lambda: not workers() - before)
+    started = [int(pid) for pid in done.stdout.split()]
+    assert started
+    assert within_5_s(lambda: not any(alive(pid) for pid in started))
 
 
-def workers() -> set[str]:
-    """Process ids of every worker on this machine."""
-    found = set()
-    for entry in Path("/proc").iterdir():
-        try:
-            if entry.name.isdigit() and b"shim.py" in (entry / "cmdline").read_bytes():
-                found.add(entry.name)
-        except OSError:
-            continue
-    return found
+def test_the_memory_of_a_worker_is_looked_at_where_it_is_capped(tier: str) -> None:
+    limits = replace(Limits(), memory_bytes=-1, resident_bytes=200 << 20)
+    with Connection(tier, limits) as connection:
+        load(connection, "class Thing:\n    def eat(self):\n        self.held = [bytes(1 << 20) for _ in range(100)]")
+        assert "ok" in call(connection, "eat")
+        load(
+            connection,
+            "class Thing:\n    def eat(self):\n        held = []\n        while 1: held += [bytes(range(99)) * 9999]",
+        )
+        with pytest.raises(WorkerGone) as gone:
+            call(connection, "eat")
+        assert gone.value.kind == "memory"
+
+
+def alive(pid: int) -> bool:
+    """Whether there is such a process, and it has not ended unattended."""
+    try:
+        return (Path("/proc") / str(pid) / "stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
