@@ -10,6 +10,7 @@ from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
+from reference_impl.attention.fp8 import KVScales
 from reference_impl.attention.metadata import AttentionMetadata
 
 
@@ -18,10 +19,18 @@ class Attention(Protocol):
     """Attention over paged keys and values, for one layer at a time.
 
     key_cache, value_cache: [num_blocks, block_size, kv_heads, head_dim], any strides but a contiguous last dimension.
+    scales: given if, and only if, the caches are of `fp8.FP8`; one that knows no such caches is not asked about any.
     """
 
     def store_kv(
-        self, key: Tensor, value: Tensor, key_cache: Tensor, value_cache: Tensor, slot_mapping: Tensor
+        self,
+        key: Tensor,
+        value: Tensor,
+        key_cache: Tensor,
+        value_cache: Tensor,
+        slot_mapping: Tensor,
+        *,
+        scales: KVScales | None = None,
     ) -> None:
         """Write each token's key and value [tokens, kv_heads, head_dim] into its slot; slot -1 writes nowhere."""
 
@@ -34,6 +43,7 @@ class Attention(Protocol):
         scale: float,
         *,
         window: int | None = None,
+        scales: KVScales | None = None,
     ) -> Tensor:
         """Each query token [tokens, heads, head_dim] over its sequence up to itself; what a pad gets is of no use.
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from labkit.contracts import AttentionBackend
+from reference_impl.attention.fp8 import KVScales
 from reference_impl.attention.metadata import AttentionMetadata
 from reference_impl.attention.torch_attention import TorchAttention
 from reference_impl.plugin import ContractError
@@ -32,9 +33,17 @@ class Lab4Attention:
         self._ours = TorchAttention()
 
     def store_kv(
-        self, key: Tensor, value: Tensor, key_cache: Tensor, value_cache: Tensor, slot_mapping: Tensor
+        self,
+        key: Tensor,
+        value: Tensor,
+        key_cache: Tensor,
+        value_cache: Tensor,
+        slot_mapping: Tensor,
+        *,
+        scales: KVScales | None = None,
     ) -> None:
-        """As in the contract. Raises: ContractError if the student's function raises."""
+        """As in the contract. Raises: ContractError if the student's function raises, ValueError on scales."""
+        _refuse(scales)
         with _told("store_kv"):
             self.backend.store_kv(key, value, key_cache, value_cache, slot_mapping)
 
@@ -47,10 +56,12 @@ class Lab4Attention:
         scale: float,
         *,
         window: int | None = None,
+        scales: KVScales | None = None,
     ) -> Tensor:
         """As in the contract. Raises: ContractError naming the function and what it did, ValueError on a window that
-        hides something from a decode: the lab knows no windows.
+        hides something from a decode, or scales: the lab knows neither.
         """
+        _refuse(scales)
         decodes = metadata.num_decodes
         longest = max(metadata.context_tokens[:decodes], default=0)
         if window is not None and longest > window:
@@ -79,6 +90,11 @@ class Lab4Attention:
             which = f"{len(bad)} of {decodes} sequences, the first with {metadata.context_tokens[bad[0]]} tokens"
             raise ContractError(f"paged_attention left NaN in out, or did not write it, for {which}")
         return out
+
+
+def _refuse(scales: KVScales | None) -> None:
+    if scales is not None:
+        raise ValueError("lab 4 knows no caches of 8-bit floats: use caches of the model's type, or our attention")
 
 
 def _without_decodes(metadata: AttentionMetadata) -> AttentionMetadata:

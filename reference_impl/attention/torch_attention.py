@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from reference_impl.attention.fp8 import FP8, KVScales, as_bytes, check_scales, quantised
 from reference_impl.attention.metadata import AttentionMetadata
 from reference_impl.attention.torch_layout import Blocks, Chunk, Geometry, Group, Layout, layout
 
@@ -31,16 +32,30 @@ class TorchAttention:
     """The `Attention` of `backend.py`. Nothing but a sequence's own slots reaches its answer, whatever they hold."""
 
     def store_kv(
-        self, key: Tensor, value: Tensor, key_cache: Tensor, value_cache: Tensor, slot_mapping: Tensor
+        self,
+        key: Tensor,
+        value: Tensor,
+        key_cache: Tensor,
+        value_cache: Tensor,
+        slot_mapping: Tensor,
+        *,
+        scales: KVScales | None = None,
     ) -> None:
-        """As in the contract. Raises: IndexError (on a CPU) on a slot behind the cache. Cost: O(tokens)."""
+        """As in the contract. Raises: IndexError (on a CPU) on a slot behind the cache, ValueError on scales that do
+        not go with it. Cost: O(tokens).
+        """
+        check_scales(key_cache, *(scales or (None, None)))
         block_size = key_cache.shape[1]
         written = slot_mapping >= 0
         if not bool(written.all()):
             key, value, slot_mapping = key[written], value[written], slot_mapping[written]
         place = (slot_mapping // block_size, slot_mapping % block_size)
-        key_cache[place] = key
-        value_cache[place] = value
+        if scales is None:
+            key_cache[place] = key
+            value_cache[place] = value
+        else:
+            as_bytes(key_cache)[place] = as_bytes(quantised(key, scales.k))
+            as_bytes(value_cache)[place] = as_bytes(quantised(value, scales.v))
 
     def attend(
         self,
@@ -51,30 +66,44 @@ class TorchAttention:
         scale: float,
         *,
         window: int | None = None,
+        scales: KVScales | None = None,
     ) -> Tensor:
-        """As in the contract; a pad gets zeros."""
+        """As in the contract; a pad gets zeros. Raises: ValueError on scales that do not go with the caches."""
+        check_scales(key_cache, *(scales or (None, None)))
         num_blocks, block_size, kv_heads, head_dim = key_cache.shape
         geometry = Geometry(num_blocks, block_size, kv_heads, window)
         parts: Layout | None = metadata.worked_out.get((TorchAttention, geometry))
         if parts is None:
-            parts = layout(metadata, geometry, head_dim, key_cache.dtype)
+            parts = layout(metadata, geometry, head_dim, query.dtype)
             metadata.worked_out[TorchAttention, geometry] = parts
         out = torch.empty(query.shape, dtype=query.dtype, device=query.device)
         if (tokens := sum(metadata.query_tokens)) < len(out):
             out[tokens:] = 0
         if parts.groups:
-            _decodes(query, key_cache, value_cache, parts, scale, out)
+            _decodes(query, key_cache, value_cache, parts, scale, out, scales)
         for chunk in parts.chunks:
-            _chunk(query, key_cache, value_cache, chunk, parts, scale, out)
+            _chunk(query, key_cache, value_cache, chunk, parts, scale, out, scales)
         return out
 
 
-def _decodes(query: Tensor, key_cache: Tensor, value_cache: Tensor, parts: Layout, scale: float, out: Tensor) -> None:
+def _decodes(
+    query: Tensor,
+    key_cache: Tensor,
+    value_cache: Tensor,
+    parts: Layout,
+    scale: float,
+    out: Tensor,
+    scales: KVScales | None,
+) -> None:
     """All sequences with one query token, group by group."""
     kv_heads, head_dim = key_cache.shape[2:]
     num_decodes = parts.order.shape[0] // kv_heads
     # [decodes * kv_heads, query heads of a KV head, head_dim], in the order of the groups.
     rows = query[:num_decodes].reshape(num_decodes * kv_heads, -1, head_dim).index_select(0, parts.order).mul_(scale)
+    if scales is not None:
+        # A key's scale is the query's as well, and a value's the answer's: nothing is multiplied for each token.
+        of_key, of_value = (by[parts.order % kv_heads].view(-1, 1, 1) for by in scales)
+        rows.mul_(of_key)
     found = torch.empty_like(rows)
     for group in parts.groups:
         keys, values = (
@@ -87,6 +116,8 @@ def _decodes(query: Tensor, key_cache: Tensor, value_cache: Tensor, parts: Layou
             # Filled, not added: a score of a hidden slot may be NaN.
             scores.view(kv_heads, group.members, -1, keys.shape[1]).masked_fill_(group.hidden, float("-inf"))
         torch.bmm(torch.softmax(scores, dim=-1), values, out=found[group.rows])
+    if scales is not None:
+        found.mul_(of_value)
     out[:num_decodes].view(found.shape).index_copy_(0, parts.order, found)
 
 
@@ -97,7 +128,14 @@ def _clear_dead(values: Tensor, group: Group, kv_heads: int) -> None:
 
 
 def _chunk(
-    query: Tensor, key_cache: Tensor, value_cache: Tensor, chunk: Chunk, parts: Layout, scale: float, out: Tensor
+    query: Tensor,
+    key_cache: Tensor,
+    value_cache: Tensor,
+    chunk: Chunk,
+    parts: Layout,
+    scale: float,
+    out: Tensor,
+    scales: KVScales | None,
 ) -> None:
     """One sequence with more query tokens than one."""
     keys, values = (
@@ -105,6 +143,9 @@ def _chunk(
         for cache, buffer in zip((key_cache, value_cache), parts.buffers, strict=True)
     )
     queries = query[chunk.queries].transpose(0, 1).unsqueeze(0)  # [1, heads, queries, head_dim]
+    if scales is not None:
+        of_key, of_value = (by.repeat_interleave(query.shape[1] // len(by)).view(-1, 1, 1) for by in scales)
+        queries = (queries * of_key).to(query.dtype)
     found = scaled_dot_product_attention(
         queries,
         keys,
@@ -114,12 +155,18 @@ def _chunk(
         scale=scale,
         enable_gqa=queries.shape[1] != keys.shape[1],
     )
+    if scales is not None:
+        found.mul_(of_value)
     out[chunk.queries] = found[0].transpose(0, 1)
 
 
 def _gather(cache: Tensor, read: Blocks, buffer: Tensor) -> Tensor:
-    """The tokens of these blocks, in order: [kv_heads, blocks * block_size, head_dim], in `buffer`."""
+    """The tokens of these blocks, in order: [kv_heads, blocks * block_size, head_dim], in `buffer`, of its type."""
     num_blocks, block_size, kv_heads, head_dim = cache.shape
+    if cache.dtype == FP8:
+        # torch moves bytes by index; they become numbers, exactly, on their way into the buffer.
+        stored = _gather(as_bytes(cache), read, torch.empty_like(buffer, dtype=torch.uint8)).view(FP8)
+        return buffer[: stored.numel()].view(stored.shape).copy_(stored)
     piece = buffer[: read.by_head.shape[0] * block_size * head_dim]
     heads_outermost = cache.permute(2, 0, 1, 3)
     if heads_outermost.is_contiguous():

@@ -11,6 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from reference_impl.attention.fp8 import KVScales
 from reference_impl.attention.metadata import AttentionMetadata
 from reference_impl.attention.paged_decode import paged_decode
 from reference_impl.attention.paged_prefill import paged_prefill
@@ -25,10 +26,18 @@ class TritonAttention:
     """To store is to copy, and nothing else: a kernel that holds keys and values may write them into their slots."""
 
     def store_kv(
-        self, key: Tensor, value: Tensor, key_cache: Tensor, value_cache: Tensor, slot_mapping: Tensor
+        self,
+        key: Tensor,
+        value: Tensor,
+        key_cache: Tensor,
+        value_cache: Tensor,
+        slot_mapping: Tensor,
+        *,
+        scales: KVScales | None = None,
     ) -> None:
         """As in the contract. Raises: ValueError on shapes or types that do not go together. Cost: one launch."""
-        store_kv(key, value, key_cache, value_cache, slot_mapping)
+        k_scale, v_scale = scales or (None, None)
+        store_kv(key, value, key_cache, value_cache, slot_mapping, k_scale=k_scale, v_scale=v_scale)
 
     def attend(
         self,
@@ -39,6 +48,7 @@ class TritonAttention:
         scale: float,
         *,
         window: int | None = None,
+        scales: KVScales | None = None,
     ) -> Tensor:
         """As in the contract; a pad gets zeros. Raises: ValueError on shapes or types that do not go together.
 
@@ -49,6 +59,7 @@ class TritonAttention:
         if tokens < len(out):
             out[tokens:] = 0
         tables, contexts = metadata.block_tables, metadata.context_lens
+        k_scale, v_scale = scales or (None, None)
         if decodes:
             paged_decode(
                 query[:decodes],
@@ -58,7 +69,9 @@ class TritonAttention:
                 contexts[:decodes],
                 scale,
                 out[:decodes],
-                work=_work_list(query, key_cache.shape[2], metadata, window),
+                work=_work_list(query, key_cache, metadata, window),
+                k_scale=k_scale,
+                v_scale=v_scale,
             )
         if decodes < len(metadata.query_tokens):
             paged_prefill(
@@ -71,18 +84,22 @@ class TritonAttention:
                 scale,
                 out[decodes:tokens],
                 window=window,
+                k_scale=k_scale,
+                v_scale=v_scale,
             )
         return out
 
 
-def _work_list(query: Tensor, kv_heads: int, metadata: AttentionMetadata, window: int | None) -> WorkList:
+def _work_list(query: Tensor, key_cache: Tensor, metadata: AttentionMetadata, window: int | None) -> WorkList:
     """The step's, made by its first layer; layers with another window have one of their own."""
     _, heads, head_dim = query.shape
-    key = (TritonAttention, heads, kv_heads, head_dim, query.dtype, window)
+    kv_heads, kv_dtype = key_cache.shape[2], key_cache.dtype
+    key = (TritonAttention, heads, kv_heads, head_dim, query.dtype, kv_dtype, window)
     work: WorkList | None = metadata.worked_out.get(key)
     if work is None:
         batch = metadata.num_decodes
-        work = WorkList(batch, heads, kv_heads, head_dim, query.dtype, query.device, window=window)
+        shape = (batch, heads, kv_heads, head_dim, query.dtype, query.device)
+        work = WorkList(*shape, window=window, kv_dtype=kv_dtype)
         work.refresh(metadata.context_lens[:batch])
         metadata.worked_out[key] = work
     return work

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from reference_impl.attention.backend import Attention
+from reference_impl.attention.fp8 import KVScales
 from reference_impl.attention.metadata import AttentionMetadata
 from reference_impl.model.config import ModelConfig
 from reference_impl.model.linear import Linear
@@ -58,12 +59,17 @@ class Layer:
         value_cache: Tensor,
         metadata: AttentionMetadata,
         attention: Attention,
+        scales: KVScales | None = None,
     ) -> None:
-        """Change `hidden` [tokens, hidden_size] in place; the tokens' keys and values are in the caches afterwards."""
-        ops, slots = self.ops, Slots(attention, key_cache, value_cache, metadata.slot_mapping)
+        """Change `hidden` [tokens, hidden_size] in place; the tokens' keys and values are in the caches afterwards.
+
+        scales: of caches of 8-bit floats.
+        """
+        ops, slots = self.ops, Slots(attention, key_cache, value_cache, metadata.slot_mapping, scales)
         # [tokens, heads, head_dim]
         query = ops.heads(self.qkv(ops.norm(hidden, self.attention_norm)), self.heads, turn, slots)
-        seen = attention.attend(query, key_cache, value_cache, metadata, self.scale, window=self.window)
+        narrow = {} if scales is None else {"scales": scales}
+        seen = attention.attend(query, key_cache, value_cache, metadata, self.scale, window=self.window, **narrow)
         self.output.add_to(hidden, seen.flatten(1))  # [tokens, heads * head_dim]
         # [tokens, intermediate_size], made of twice as much
         inner = ops.gated(self.gate_up(ops.norm(hidden, self.mlp_norm)))

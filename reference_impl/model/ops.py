@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from reference_impl.attention.backend import Attention
+from reference_impl.attention.fp8 import KVScales
 from reference_impl.model.rope import Rotary, Turn
 
 
@@ -40,12 +41,16 @@ class Heads:
 
 @dataclass(frozen=True)
 class Slots:
-    """Where a layer's new keys and values go: a slot for each token, -1 for none, and the attention that stores."""
+    """Where a layer's new keys and values go: a slot for each token, -1 for none, and the attention that stores.
+
+    scales: of caches of 8-bit floats; None for caches of the model's type.
+    """
 
     attention: Attention
     key_cache: Tensor
     value_cache: Tensor
     slot_mapping: Tensor
+    scales: KVScales | None = None
 
     @property
     def by_copy(self) -> bool:
@@ -54,11 +59,12 @@ class Slots:
         An attention says so by an attribute `stores_by_copy` that is true. One that counts, rescales or rearranges
         what it stores, and anybody's lab 4, says nothing and is asked.
         """
-        return bool(getattr(self.attention, "stores_by_copy", False))
+        return self.scales is None and bool(getattr(self.attention, "stores_by_copy", False))
 
     def store(self, key: Tensor, value: Tensor) -> None:
         """Keys and values [tokens, kv_heads, head_dim] into the slots."""
-        self.attention.store_kv(key, value, self.key_cache, self.value_cache, self.slot_mapping)
+        scales = {} if self.scales is None else {"scales": self.scales}
+        self.attention.store_kv(key, value, self.key_cache, self.value_cache, self.slot_mapping, **scales)
 
 
 class Ops(Protocol):

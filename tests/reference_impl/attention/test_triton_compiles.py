@@ -54,7 +54,8 @@ for name, dtype, constants, *options in json.loads(sys.argv[1]):
     hints = {
         (names.index(arg),): [["tt.divisibility", 16]]
         for arg, kind in signature.items()
-        if (narrow or name.startswith("pref")) and (kind.startswith("*") or arg.startswith(("query_", "out_", "key_", "value_")))
+        if kind.startswith("*") or arg.startswith(("query_", "out_", "key_", "value_"))
+        if narrow or name.startswith("pref")
     }
     source = ASTSource(kernel, signature, {(names.index(arg),): value for arg, value in constants.items()}, hints)
     try:
