@@ -23,7 +23,7 @@ WIDTH = 360
 PAD = "<pad>"
 _COLUMNS = 6
 _MARGIN = 2
-_HATCH = (
+HATCH = (
     '<defs><pattern id="@ID@-hatch" width="6" height="6" patternUnits="userSpaceOnUse" patternTransform="rotate(45)">'
     '<rect width="6" height="6" fill="var(--p2p-paper, #fff)"/>'
     '<path d="M0 0V6" stroke="var(--p2p-b-line, #9a4a00)" stroke-width="1.2"/></pattern></defs>'
@@ -47,13 +47,13 @@ def padded_in_fragmented_memory(
     for block in others:
         if not 0 <= block < num_blocks or block in placed:
             raise ValueError(f"block {block} of another request is outside the memory or held by a row")
-    shapes = [_HATCH]
-    shapes.append(_text(_MARGIN, 15, f"Logical: {len(rows)} rows of {len(rows[0])} tokens", 12, weight=700))
+    shapes = [HATCH]
+    shapes.append(label(_MARGIN, 15, f"Logical: {len(rows)} rows of {len(rows[0])} tokens", 12, weight=700))
     top = 22.0
     for number, row in enumerate(rows):
         shapes += _logical_row(number, row, block_size, top)
         top += 54
-    shapes.append(_text(_MARGIN, top + 15, f"Physical: {num_blocks} blocks of {block_size} tokens", 12, weight=700))
+    shapes.append(label(_MARGIN, top + 15, f"Physical: {num_blocks} blocks of {block_size} tokens", 12, weight=700))
     top += 23
     for block in range(num_blocks):
         shapes += _physical_block(block, top, placed.get(block), others.get(block))
@@ -105,11 +105,11 @@ def _place(
 def _logical_row(number: int, row: Sequence[str], block_size: int, top: float) -> list[str]:
     left, colour = 18.0, _colour(number)
     cell = (WIDTH - left - _MARGIN) / len(row)
-    shapes = [_text(_MARGIN, top + 36, _letter(number), 13, weight=700)]
+    shapes = [label(_MARGIN, top + 36, _letter(number), 13, weight=700)]
     for start in range(0, len(row), block_size):
         span = min(block_size, len(row) - start) * cell
         x = left + start * cell
-        shapes.append(_text(x + span / 2, top + 11, f"{_letter(number)}{start // block_size}", 11.5, anchor="middle"))
+        shapes.append(label(x + span / 2, top + 11, f"{_letter(number)}{start // block_size}", 11.5, anchor="middle"))
         shapes.append(
             f'<path d="M{x + 2:.1f} {top + 18:.1f}v-4h{span - 4:.1f}v4" fill="none" stroke="{colour[1]}" '
             'stroke-width="1.5"/>'
@@ -117,10 +117,10 @@ def _logical_row(number: int, row: Sequence[str], block_size: int, top: float) -
     for place, token in enumerate(row):
         x = left + place * cell
         fill = "url(#@ID@-hatch)" if token == PAD else colour[0]
-        shapes.append(_box(x, top + 20, cell, 26, fill, colour[1]))
+        shapes.append(box(x, top + 20, cell, 26, fill, colour[1]))
         if token == PAD:
-            shapes.append(_box(x + 6, top + 26, cell - 12, 14, "var(--p2p-paper, #fff)", "none"))
-        shapes.append(_text(x + cell / 2, top + 37, token, 11.5, anchor="middle"))
+            shapes.append(box(x + 6, top + 26, cell - 12, 14, "var(--p2p-paper, #fff)", "none"))
+        shapes.append(label(x + cell / 2, top + 37, token, 11.5, anchor="middle"))
     return shapes
 
 
@@ -132,25 +132,25 @@ def _physical_block(block: int, top: float, held: _Held | None, other: str | Non
         number, logical, tokens = held
         colour = _colour(number)
         shapes = [
-            _box(x, y, width, 50, colour[0], colour[1], 2),
-            _text(x + width - 4, y + 13, f"{_letter(number)}{logical}", 12, anchor="end", weight=700),
+            box(x, y, width, 50, colour[0], colour[1], 2),
+            label(x + width - 4, y + 13, f"{_letter(number)}{logical}", 12, anchor="end", weight=700),
         ]
         for line, token in enumerate(tokens):
             if token == PAD:
-                shapes.append(_box(x + 3, y + 18 + line * 15, width - 6, 13, "url(#@ID@-hatch)", "none"))
-                shapes.append(_box(x + 11, y + 18 + line * 15, width - 22, 13, "var(--p2p-paper, #fff)", "none"))
-            shapes.append(_text(x + width / 2, y + 28.5 + line * 15, token, 11.5, anchor="middle"))
+                shapes.append(box(x + 3, y + 18 + line * 15, width - 6, 13, "url(#@ID@-hatch)", "none"))
+                shapes.append(box(x + 11, y + 18 + line * 15, width - 22, 13, "var(--p2p-paper, #fff)", "none"))
+            shapes.append(label(x + width / 2, y + 28.5 + line * 15, token, 11.5, anchor="middle"))
     elif other is not None:
         shapes = [
-            _box(x, y, width, 50, "var(--p2p-other, #e8eaed)", "var(--p2p-rule, #757c85)"),
-            _text(x + width / 2, y + 34, other, 12, anchor="middle"),
+            box(x, y, width, 50, "var(--p2p-other, #e8eaed)", "var(--p2p-rule, #757c85)"),
+            label(x + width / 2, y + 34, other, 12, anchor="middle"),
         ]
     else:
         shapes = [
-            _box(x, y, width, 50, "none", "var(--p2p-rule, #757c85)", dashed=True),
-            _text(x + width / 2, y + 34, "free", 11.5, anchor="middle"),
+            box(x, y, width, 50, "none", "var(--p2p-rule, #757c85)", dashed=True),
+            label(x + width / 2, y + 34, "free", 11.5, anchor="middle"),
         ]
-    return [*shapes, _text(x + 4, y + 12.5, str(block), 11.5)]
+    return [*shapes, label(x + 4, y + 12.5, str(block), 11.5)]
 
 
 def _block_row(block: int, held: _Held | None, other: str | None) -> tuple[str, str, str]:
@@ -182,9 +182,10 @@ def _longest_run(blocks: Sequence[int]) -> int:
     return longest
 
 
-def _box(
+def box(
     x: float, y: float, width: float, height: float, fill: str, line: str, weight: float = 1, dashed: bool = False
 ) -> str:
+    """A rectangle, as SVG."""
     dash = ' stroke-dasharray="4 3"' if dashed else ""
     return (
         f'<rect x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height:g}" fill="{fill}" stroke="{line}" '
@@ -192,7 +193,8 @@ def _box(
     )
 
 
-def _text(x: float, y: float, text: str, size: float, anchor: str = "start", weight: int = 400) -> str:
+def label(x: float, y: float, text: str, size: float, anchor: str = "start", weight: int = 400) -> str:
+    """One line of text, as SVG; `y` is its base line."""
     return (
         f'<text x="{x:.1f}" y="{y:.1f}" font-size="{size:g}" text-anchor="{anchor}" font-weight="{weight}" '
         f'fill="var(--p2p-ink, #1b1f24)">{html.escape(text)}</text>'

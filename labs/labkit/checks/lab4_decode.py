@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from labkit.checks.paged import attend, batch, check_near, where
+from labkit.checks.paged import attend, batch, check_near
 from labkit.checks.story import Make, group
+from labkit.gpu import where
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -11,8 +11,8 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from labkit.checks import lab4_decode, lab4_numbers, lab4_shapes
-from labkit.checks.paged import where
 from labkit.checks.story import Broken, Group, Make, NotWritten, Property, error_of, group, unwritten
+from labkit.gpu import where
 
 if TYPE_CHECKING:
     from torch import Tensor

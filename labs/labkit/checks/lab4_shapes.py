@@ -6,8 +6,9 @@ must have the same bits.
 
 from __future__ import annotations
 
-from labkit.checks.paged import NAN, Batch, attend, batch, call, check_near, same_bits, where
+from labkit.checks.paged import NAN, Batch, attend, batch, call, check_near, same_bits
 from labkit.checks.story import Make, group
+from labkit.gpu import where
 
 
 def lengths_around_a_block_boundary(make: Make) -> None:

@@ -8,8 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NoReturn
 
-from labkit.checks.paged import GUARD_BLOCKS, call, device, where
+from labkit.checks.paged import GUARD_BLOCKS, call
 from labkit.checks.story import Broken, Make, counted, group
+from labkit.gpu import device, where
 
 if TYPE_CHECKING:
     from torch import Tensor

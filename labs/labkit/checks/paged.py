@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from labkit.checks.story import Broken, Make, NotWritten, counted, error_of, unwritten
+from labkit.gpu import device
 
 if TYPE_CHECKING:
     import torch
@@ -24,22 +25,6 @@ GUARD_BLOCKS = 2
 ERRORS = {"float32": 1e-5, "float16": 2e-3, "bfloat16": 1e-2}
 """Relative L2 error over `out`; in a row, one head of one sequence, 4 times that."""
 NAN = float("nan")
-
-
-def device() -> str:
-    """Where the checks run: on a GPU if there is one."""
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def where() -> str:
-    """The same in words."""
-    import torch
-
-    if torch.cuda.is_available():
-        return f"on {torch.cuda.get_device_name()}"
-    return "on the CPU, in Triton's interpreter"
 
 
 @dataclass
