@@ -1,8 +1,9 @@
 """Functions of a submission that work on tensors in place, behind the wire or in this process.
 
 Owns: a `Subject` whose methods take torch tensors and write into them, as the functions themselves would: the arguments
-go over as memory and views, what comes back is copied into the caller's memory. Torch stays out of this process until a
-test makes a tensor. Knows nothing of which functions there are or what they are for.
+go over as memory and views, what comes back is copied into the caller's memory. A test cannot tell the two kinds apart.
+Torch stays out of this process until a test makes a tensor. Knows nothing of which functions there are or what they are
+for.
 """
 
 from __future__ import annotations
@@ -48,6 +49,35 @@ class RemoteFunctions:
         except wire.WireError as error:
             session.fresh()
             raise TestEnded(Verdict.PROTOCOL_VIOLATION, f"the answer could not cross: {error}") from None
+
+
+class LocalFunctions:
+    """Functions of this process, given their tensors as a worker gives them: in other memory, on `device`."""
+
+    def __init__(self, target: Any, device: str = "cpu") -> None:
+        self._target = target
+        self._device = device
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        function = getattr(self._target, name)
+
+        def call(*args: Any) -> None:
+            values, storages = tensors.unpack(*tensors.pack(args), self._device)
+            function(*values)
+            tensors.restore(args, tensors.contents(storages))
+
+        return call
+
+
+def local_functions(target: Any, device: str = "cpu") -> Make:
+    """A `Make` for the functions of a module or object in this process: the reference kernels, honest designs."""
+
+    def make() -> Any:
+        return LocalFunctions(target, device)
+
+    return make
 
 
 def remote_functions(session: Session, names: Sequence[str], faults: Mapping[str, str]) -> Make:

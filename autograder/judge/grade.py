@@ -135,6 +135,8 @@ def _groups(
         result = not_here(test, job.device) or run_test(test, make, job.seed, reference)
         by_group[test.group].append(result)
     session.hurry = True
+    # A fresh worker: the one that met the hidden tests could tell of them through its answers.
+    session.fresh()
     groups = []
     for group in lab.groups:
         results = tuple(by_group[group.id])
@@ -186,9 +188,7 @@ def _positional_counts(function: object) -> list[int]:
 
 
 def _counterexample(lab: Lab, group: str, session: Session, make: Make) -> str:
-    """The first public property of `group` that fails, in words. From a fresh worker: the one that met the hidden tests
-    could tell of them through its answers."""
-    session.fresh()
+    """The first public property of `group` that fails, in words."""
     try:
         results = checks.run(lab.id, group, make)
     except TestEnded as ended:

@@ -1,0 +1,61 @@
+"""What lab 4 asks of a submission, and which edition of its hidden tests this is.
+
+Owns: the names the judge looks up, what a submission may import, and the caps that its tools need. Knows nothing of the
+tests.
+"""
+
+from __future__ import annotations
+
+VERSION = "1.0"
+"""Raised when a test is added or made stricter, so that a regrade can say under which edition a grade was given."""
+
+PROVIDES = {"AttentionBackend": ("store_kv", "paged_attention")}
+"""Contract -> its methods: here functions of the submission itself."""
+KIND = "functions"
+
+PACKAGES = ("numpy", "torch", "triton")
+"""Packages beyond the standard library and labkit; what they need in turn comes with them."""
+
+REFERENCE = {"AttentionBackend": "autograder.judge.attention_cases"}
+"""Contract -> the module that holds the reference of that name: the definition in float64, our kernels on a GPU."""
+
+SOURCES = ("autograder/gpu", "reference_impl/attention")
+"""What can change a verdict of this lab, beside what can of any."""
+
+DEVICES = ("cpu", "cuda")
+
+ENVIRONMENT = {"TRITON_CACHE_DIR": "/tmp/triton"}
+ENVIRONMENT_CPU = {"TRITON_INTERPRET": "1"}
+"""Without a GPU kernels run in Triton's interpreter; whether they do is decided where they are defined."""
+
+LIMITS = {
+    # Importing torch and triton takes seconds, and many of them on a busy machine; so do a hundred programs.
+    "load_cell_s": 60.0,
+    "call_s": 40.0,
+    "impatient_call_s": 5.0,
+    "patience": 1,
+    "total_s": 240.0,
+    "restarts": 20,
+    "cpu_s": 240,
+    "open_files": 256,
+    # Tensors cross as text.
+    "frame_bytes": 32 << 20,
+    "reply_bytes": 32 << 20,
+}
+"""Caps that differ from other labs'."""
+
+LIMITS_CPU = {
+    # Torch maps much that it never touches.
+    "memory_bytes": 4 << 30,
+}
+LIMITS_CUDA = {
+    # CUDA maps more addresses than there is memory; Triton starts a compiler, and keeps what it made.
+    "memory_bytes": -1,
+    "resident_bytes": 12 << 30,
+    "allow_processes": True,
+    "processes": 256,
+    "open_files": 1024,
+    "disk_bytes": 512 << 20,
+    "file_bytes": 64 << 20,
+}
+"""And those that differ between devices."""
