@@ -110,11 +110,13 @@ def _run_builder(builder: Path, target: Path) -> None:
 
 
 def _key(builder: Path) -> str:
-    """A hash of all that the evidence depends on: builder, engine, this package, and which traces are at hand."""
+    """A hash of all that the evidence depends on: builder, engine and its records, this package, and the traces."""
     digest = hashlib.sha256()
     engine = importlib.util.find_spec("reference_impl")
     folders = [Path(place) for place in (engine.submodule_search_locations or [])] if engine else []
-    for source in [builder, *(f for folder in [*folders, Path(__file__).parent] for f in sorted(folder.rglob("*.py")))]:
+    folders.append(Path(__file__).parent)
+    sources = (f for folder in folders for f in sorted([*folder.rglob("*.py"), *folder.rglob("*.json")]))
+    for source in [builder, *sources]:
         digest.update(source.name.encode() + b"\0" + source.read_bytes() + b"\0")
     traces = traces_folder()
     if traces is not None:

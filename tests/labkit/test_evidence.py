@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import subprocess
 import sys
@@ -40,6 +41,23 @@ def test_evidence_is_built_once_and_again_when_its_builder_changes(course: Path)
     builder(course, count + "def build():\n    return {'answer': 2}\n")
     assert evidence("demo") == {"answer": 2}
     assert (course / "runs").read_text() == "xx"
+
+
+def test_evidence_is_built_again_when_a_record_of_the_engine_changes(
+    course: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = course / "engine" / "reference_impl"
+    engine.mkdir(parents=True)
+    (engine / "__init__.py").touch()
+    record = engine / "results.json"
+    spec = importlib.util.spec_from_file_location(
+        "reference_impl", engine / "__init__.py", submodule_search_locations=[str(engine)]
+    )
+    monkeypatch.setattr(sys.modules["labkit.evidence"].importlib.util, "find_spec", lambda name: spec)
+    builder(course, f"import json\ndef build():\n    return json.loads(open({str(record)!r}).read())\n")
+    for rate in (1, 2):
+        record.write_text(json.dumps({"rate": rate}))
+        assert evidence("demo") == {"rate": rate}
 
 
 def test_the_builder_sees_the_engine_and_the_page_does_not(course: Path) -> None:
