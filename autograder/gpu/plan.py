@@ -168,6 +168,13 @@ def _items(data: Any, most: int, what: str) -> Sequence[Any]:
     return data
 
 
+def _tagged(data: Any, most: int, what: str) -> Sequence[Any]:
+    parts = _items(data, most, f"parts of {what}")
+    if not parts or not isinstance(parts[0], str):
+        raise PlanRefused(f"{what} of an unknown kind")
+    return parts
+
+
 def _integer(value: Any, least: int, most: int, what: str) -> int:
     if type(value) is not int or not least <= value <= most:
         raise PlanRefused(f"{what} out of range")
@@ -198,7 +205,7 @@ def _kernel(data: Any) -> Kernel:
 
 def _problem(data: Any) -> tuple[str, str]:
     kind, name = _pair(data, "a problem")
-    if kind not in PROBLEMS:
+    if not isinstance(kind, str) or kind not in PROBLEMS:
         raise PlanRefused("a problem of an unknown kind")
     return kind, _text(name, "a problem's name")
 
@@ -238,7 +245,7 @@ class _Reader:
             raise PlanRefused(f"scratch of more than {SCRATCH_BYTES_MAX >> 30} GiB")
 
     def step(self, data: Any) -> Step:
-        kind, *rest = _items(data, 4, "parts of a step") or [None]
+        kind, *rest = _tagged(data, 4, "a step")
         if kind == "launch" and len(rest) == 3:
             return self._launch(*rest)
         if kind == "fill" and len(rest) == 2:
@@ -257,7 +264,7 @@ class _Reader:
         return Launch(_integer(kernel, 0, self._kernels - 1, "a kernel"), (x, y, z), passed)
 
     def _argument(self, data: Any) -> Pointer | Number:
-        kind, *rest = _items(data, 3, "parts of an argument") or [None]
+        kind, *rest = _tagged(data, 3, "an argument")
         if kind == "pointer" and len(rest) == 2:
             buffer = self._buffer(rest[0])
             return Pointer(buffer, _integer(rest[1], 0, self.sizes[buffer], "a pointer"))
@@ -294,7 +301,7 @@ class _Reader:
 
     def _view(self, data: Any) -> View:
         parts = _items(data, 5, "parts of a view")
-        if len(parts) != 5 or parts[1] not in DTYPE_BYTES:
+        if len(parts) != 5 or not isinstance(parts[1], str) or parts[1] not in DTYPE_BYTES:
             raise PlanRefused("a view that cannot be read")
         buffer, dtype = self._buffer(parts[0]), parts[1]
         limit = self.sizes[buffer] // DTYPE_BYTES[dtype]
