@@ -5,12 +5,13 @@ of a small model is some hundreds of kernels of a few microseconds each; one aft
 longer to start them than the GPU takes to run them. A graph is captured once and started as one.
 
     a batch of 13 runs as 16: rows behind it have context 0, read nothing, and write nowhere (slot -1)
-    numbers   [5, rows] int64: token id, position, slot, context in tokens, source (see `batch.py`)
+    numbers   [4, rows] int64: token id or `AWAITED`, position, slot, context in tokens
     tables    [rows, blocks of the longest context] int32: what stands behind a context is never looked at
-    chosen    [rows] int64: the tokens that the device chose last, for rows whose id the host does not know
+    chosen    [rows] int64: the id of each awaited row, which the device chose in the step before
+    logits    [rows, vocab_size]: what comes out
 
-Where a cache lies is part of a graph, so graphs are made after the blocks. All graphs share one piece of memory for
-what they compute on the way, since only one runs at a time; each has logits of its own, which are read afterwards.
+Where a cache lies is part of a graph, so graphs are made after the blocks. Only one runs at a time: they share the
+memory of what they compute on the way, and the logits, of which a smaller graph writes the first rows.
 Cost: a step is one upload, three small copies and one launch, whatever the model; making them takes two steps each.
 Source: the fixed sets of batch sizes of vLLM and SGLang; Kwon et al., SOSP 2023, for what is decoded.
 """
@@ -18,19 +19,24 @@ Source: the fixed sets of batch sizes of vLLM and SGLang; Kwon et al., SOSP 2023
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from reference_impl.attention.backend import Attention
+from reference_impl.attention.backend import Attention, LayerCache
 from reference_impl.attention.metadata import AttentionMetadata
 from reference_impl.engine.batch import KNOWN, Batch
+from reference_impl.engine.device import on_device
 from reference_impl.engine.upload import Uploader
 from reference_impl.memory.block_table import blocks_for
 from reference_impl.memory.contiguous import at_least_one
 from reference_impl.model.transformer import Transformer
 
+AWAITED = -1
+"""In place of a token id that only the device knows."""
 _SMALL = (1, 2, 4)
 _EVERY = 8
 """From 8 rows on, a graph for every 8th size: a batch computes 7 rows too many at most."""
@@ -49,7 +55,7 @@ class DecodeGraphs:
         self,
         model: Transformer,
         attention: Attention,
-        caches: Sequence[tuple[Tensor, Tensor]],
+        caches: Sequence[LayerCache],
         *,
         max_rows: int,
         max_context_tokens: int,
@@ -58,24 +64,25 @@ class DecodeGraphs:
 
         Raises: ValueError where there is no NVIDIA GPU; what torch raises if `attention` waits for the device.
         """
-        if model.device.type != "cuda":
-            raise ValueError(f"a CUDA graph needs an NVIDIA GPU, this model is on {model.device}")
+        self._check_device(model.device)
         self.sizes = graph_sizes(max_rows)
         self.block_size = caches[0][0].shape[1]
         self._model, self._attention, self._caches = model, attention, caches
-        device = model.device
-        self._numbers = torch.zeros(5, max_rows, dtype=torch.int64, device=device)
-        self._numbers[2], self._numbers[4] = -1, KNOWN
         self._longest = max_context_tokens
-        self._tables = torch.zeros(
-            max_rows, blocks_for(max_context_tokens, self.block_size), dtype=torch.int32, device=device
-        )
+        device, columns = model.device, blocks_for(max_context_tokens, self.block_size)
+        self._numbers = torch.zeros(4, max_rows, dtype=torch.int64, device=device)
+        self._numbers[2] = -1
+        self._tables = torch.zeros(max_rows, columns, dtype=torch.int32, device=device)
         self._chosen = torch.zeros(max_rows, dtype=torch.int64, device=device)
-        self._pool = torch.cuda.graph_pool_handle()
-        self._graphs: dict[int, tuple[torch.cuda.CUDAGraph, Tensor]] = {}
-        # The largest first: the others find its memory free.
-        for size in reversed(self.sizes):
-            self._graphs[size] = self._captured(size)
+        self._logits = torch.empty(max_rows, model.config.vocab_size, dtype=model.dtype, device=device)
+        with on_device(device):
+            # The largest first: the others find its memory free.
+            self._graphs = dict(zip(reversed(self.sizes), self._captured(self.sizes[::-1]), strict=True))
+
+    @staticmethod
+    def _check_device(device: torch.device) -> None:
+        if device.type != "cuda":
+            raise ValueError(f"a CUDA graph needs an NVIDIA GPU, this model is on {device}")
 
     def fits(self, batch: Batch) -> bool:
         """Whether every sequence of it decodes, and there are not too many or too long ones."""
@@ -88,41 +95,40 @@ class DecodeGraphs:
         )
 
     def run(self, batch: Batch, upload: Uploader, chosen: Tensor | None) -> Tensor:
-        """Logits [rows, vocab_size] of a batch that fits, good until the next call. chosen: for its sources."""
-        layout = batch.layout
-        rows, columns = layout.block_tables.shape
+        """Logits [makers, vocab_size] of a batch that fits, good until the next call. chosen: for its sources."""
+        tables = batch.layout.block_tables
+        rows, columns = tables.shape
         size = next(size for size in self.sizes if size >= rows)
-        numbers = np.zeros((5, size), dtype=np.int64)
-        numbers[2], numbers[4] = -1, KNOWN
-        numbers[0, :rows], numbers[1, :rows] = batch.token_ids, batch.positions
-        numbers[2, :rows], numbers[3, :rows] = layout.slot_mapping, layout.context_lens
-        if batch.sources is not None:
-            numbers[4, :rows] = batch.sources
-        sent_numbers, sent_tables = upload.send((numbers, layout.block_tables))
-        self._numbers[:, :size].copy_(sent_numbers)
+        # A chunk of one token that is not its prompt's last makes none.
+        some = [batch.logit_rows] if len(batch.makers) < rows else []
+        numbers, sent_tables, *logit_rows = upload.send((_numbers(batch, size), tables, *some))
+        self._numbers[:, :size].copy_(numbers[:4])
         self._tables[:rows, :columns].copy_(sent_tables)
         if batch.sources is not None:
             assert chosen is not None, "a batch with sources needs the tokens that they are places of"
-            self._chosen[: len(chosen)].copy_(chosen)
-        graph, logits = self._graphs[size]
-        graph.replay()
-        return logits[:rows]
+            torch.index_select(chosen, 0, numbers[4], out=self._chosen[:size])
+        self._graphs[size].replay()
+        return self._logits[logit_rows[0]] if logit_rows else self._logits[:rows]
 
-    def _captured(self, size: int) -> tuple[torch.cuda.CUDAGraph, Tensor]:
-        # Once before: kernels are compiled and chosen at their first call, which a graph cannot hold.
-        stream = torch.cuda.Stream(self._model.device)  # type: ignore[no-untyped-call]
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            self._forward(size)
-        torch.cuda.current_stream().wait_stream(stream)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool):
-            logits = self._forward(size)
-        return graph, logits
+    def _captured(self, sizes: Sequence[int]) -> list[torch.cuda.CUDAGraph]:
+        """A graph for each size. All on one stream: what one has let go of is only there for another on the same."""
+        stream, pool = torch.cuda.Stream(self._model.device), None  # type: ignore[no-untyped-call]
+        graphs = []
+        for size in sizes:
+            # Once before: kernels are compiled and chosen at their first call, which a graph cannot hold.
+            stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(stream):
+                self._forward(size)
+            torch.cuda.current_stream().wait_stream(stream)
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph, pool=pool, stream=stream):
+                self._forward(size)
+            pool = graph.pool()
+            graphs.append(graph)
+        return graphs
 
-    def _forward(self, size: int) -> Tensor:
-        token_ids, positions, slots, contexts, sources = self._numbers[:, :size].unbind()
-        token_ids = torch.where(sources == KNOWN, token_ids, self._chosen[sources.clamp_min(0)])
+    def _forward(self, size: int) -> None:
+        token_ids, positions, slots, contexts = self._numbers[:, :size].unbind()
         metadata = AttentionMetadata(
             slot_mapping=slots,
             block_tables=self._tables[:size],
@@ -132,7 +138,27 @@ class DecodeGraphs:
             context_tokens=(self._longest,) * size,
             num_decodes=size,
         )
-        dtype = self._model.dtype
-        return self._model.forward(
-            token_ids, positions, self._caches, metadata, self._attention, None, logits_dtype=dtype
+        self._model.forward(
+            torch.where(token_ids == AWAITED, self._chosen[:size], token_ids),
+            positions,
+            self._caches,
+            metadata,
+            self._attention,
+            None,
+            logits_dtype=self._model.dtype,
+            logits_out=self._logits[:size],
         )
+
+
+def _numbers(batch: Batch, size: int) -> NDArray[Any]:
+    """[5, size] int64: those of the graph, and the place of each awaited row's id among the chosen tokens."""
+    rows, layout = len(batch.token_ids), batch.layout
+    numbers = np.zeros((5, size), dtype=np.int64)
+    numbers[2] = -1
+    numbers[0, :rows], numbers[1, :rows] = batch.token_ids, batch.positions
+    numbers[2, :rows], numbers[3, :rows] = layout.slot_mapping, layout.context_lens
+    if batch.sources is not None:
+        is_awaited = batch.sources != KNOWN
+        numbers[0, :rows][is_awaited] = AWAITED
+        numbers[4, :rows][is_awaited] = batch.sources[is_awaited]
+    return numbers

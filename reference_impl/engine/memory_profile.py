@@ -9,16 +9,19 @@ and `clear_refs`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from reference_impl.attention.backend import Attention
+from reference_impl.attention.backend import Attention, LayerCache
+from reference_impl.attention.fp8 import FP8, KVScales
 from reference_impl.attention.metadata import BatchRow, build_metadata
 from reference_impl.attention.torch_attention import TorchAttention
 from reference_impl.engine.decode_graphs import DecodeGraphs
+from reference_impl.engine.device import on_device
 from reference_impl.engine.kv_cache import block_bytes
 from reference_impl.memory.block_table import blocks_for
 from reference_impl.memory.contiguous import at_least_one
@@ -96,6 +99,7 @@ def profile_memory(
     max_running: int = 64,
     attention: Attention | None = None,
     graph_rows: int = 0,
+    kv_scales: Sequence[KVScales] | None = None,
 ) -> MemoryProfile:
     """Blocks from a budget, or from `share` of the memory that is free once the largest step has its part.
 
@@ -104,6 +108,7 @@ def profile_memory(
     The step that is measured is a prompt of `max_tokens_per_step` tokens, or of the longest context if that is less,
     with `max_running` rows of logits. attention: whose memory counts too; torch's unless given. graph_rows: if not 0,
     decodes of up to so many sequences will be captured as CUDA graphs, which is tried once to see what they keep.
+    kv_scales: of each layer, if keys and values will be kept in 8 bits.
     Raises: ValueError naming the numbers, if not one block fits, the budget is more than is free, an argument makes no
     sense, or this system does not say what is free.
     """
@@ -112,14 +117,14 @@ def profile_memory(
     longest = loaded.config.max_context_tokens if max_context_tokens is None else max_context_tokens
     if not 0 < share <= 1:
         raise ValueError(f"memory share must be above 0 and at most 1, got {share}")
-    one = block_bytes(loaded.config, block_size, model.dtype)
+    one = block_bytes(loaded.config, block_size, model.dtype if kv_scales is None else FP8)
     free, step, graphs = free_bytes(model.device), None, None
     if budget_bytes is None:
         if free is None:
             raise ValueError("this system does not say how much memory is free: give KV memory in bytes")
         attention = attention or TorchAttention()
-        step = step_bytes(model, min(max_tokens_per_step, longest), max_running, attention, block_size)
-        graphs = graph_bytes(model, attention, graph_rows, longest, block_size) if graph_rows else None
+        step = step_bytes(model, min(max_tokens_per_step, longest), max_running, attention, block_size, kv_scales)
+        graphs = graph_bytes(model, attention, graph_rows, longest, block_size, kv_scales) if graph_rows else None
         budget = int(share * max(0, free - (step or 0) - (graphs or 0)))
         said = f"{share:.0%} of {shown_bytes(free)} free, less {shown_bytes(step or 0)} for the largest step,"
     else:
@@ -146,27 +151,40 @@ def free_bytes(device: torch.device) -> int | None:
     return min(amounts, default=None)
 
 
-def step_bytes(model: Transformer, tokens: int, max_running: int, attention: Attention, block_size: int) -> int | None:
+def step_bytes(
+    model: Transformer,
+    tokens: int,
+    max_running: int,
+    attention: Attention,
+    block_size: int,
+    kv_scales: Sequence[KVScales] | None = None,
+) -> int | None:
     """What a prompt of `tokens` tokens needs at its peak, beside weights and blocks; None where it cannot be seen."""
     device, blocks = model.device, blocks_for(tokens, block_size)
-    caches = _shared_cache(model, blocks, block_size)
+    caches = shared_cache(model, blocks, block_size, kv_scales)
     metadata = build_metadata([BatchRow(range(blocks), tokens, tokens)], block_size, device=device)
     ids = torch.zeros(tokens, dtype=torch.int64, device=device)
     rows = torch.arange(min(tokens, max_running), device=device)
+    places, dtype = torch.arange(tokens, device=device), model.dtype
     before = _start_watching(device)
-    model.forward(ids, torch.arange(tokens, device=device), caches, metadata, attention, rows, logits_dtype=model.dtype)
+    with on_device(device):
+        model.forward(ids, places, caches, metadata, attention, rows, logits_dtype=dtype)
     return None if before is None else max(0, _peak(device) - before)
 
 
 def graph_bytes(
-    model: Transformer, attention: Attention, max_rows: int, max_context_tokens: int, block_size: int
+    model: Transformer,
+    attention: Attention,
+    max_rows: int,
+    max_context_tokens: int,
+    block_size: int,
+    kv_scales: Sequence[KVScales] | None = None,
 ) -> int:
     """What CUDA graphs for up to `max_rows` sequences keep, torch's part and the driver's: made once, and let go."""
     torch.cuda.empty_cache()
     before = torch.cuda.mem_get_info(model.device)[0]
-    graphs = DecodeGraphs(
-        model, attention, _shared_cache(model, 1, block_size), max_rows=max_rows, max_context_tokens=max_context_tokens
-    )
+    cache = shared_cache(model, 1, block_size, kv_scales)
+    graphs = DecodeGraphs(model, attention, cache, max_rows=max_rows, max_context_tokens=max_context_tokens)
     torch.cuda.empty_cache()
     kept = before - torch.cuda.mem_get_info(model.device)[0]
     del graphs
@@ -174,11 +192,16 @@ def graph_bytes(
     return max(0, kept)
 
 
-def _shared_cache(model: Transformer, blocks: int, block_size: int) -> list[tuple[Tensor, Tensor]]:
+def shared_cache(
+    model: Transformer, blocks: int, block_size: int, kv_scales: Sequence[KVScales] | None = None
+) -> list[LayerCache]:
     """One layer's cache for all layers: what they compute is of no use, and their shapes are those of a real step."""
     size = (blocks, block_size, model.config.num_kv_heads, model.config.head_dim)
-    key, value = (torch.zeros(size, dtype=model.dtype, device=model.device) for _ in range(2))
-    return [(key, value)] * model.config.num_layers
+    dtype = model.dtype if kv_scales is None else FP8
+    key, value = (torch.zeros(size, dtype=dtype, device=model.device) for _ in range(2))
+    if kv_scales is None:
+        return [(key, value)] * model.config.num_layers
+    return [(key, value, by) for by in kv_scales]
 
 
 def _start_watching(device: torch.device) -> int | None:

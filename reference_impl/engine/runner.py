@@ -18,12 +18,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from reference_impl.attention.backend import Attention
 from reference_impl.engine.batch import KNOWN, Batch, TokensOf, build_batch
 from reference_impl.engine.decode_graphs import DecodeGraphs
+from reference_impl.engine.device import on_device
 from reference_impl.engine.kv_cache import KVCache
 from reference_impl.engine.upload import Uploader
 from reference_impl.memory.kv_memory import PlacedMemory
@@ -100,6 +102,10 @@ class Runner:
         Raises: ValueError naming the request, with nothing computed, if the plan asks for tokens that do not exist, or
         memory gave a scheduled token no slot of its own; KeyError on a request that is unknown to either.
         """
+        with on_device(self.model.device):
+            return self._run(plan, tokens_of, awaited)
+
+    def _run(self, plan: Plan, tokens_of: TokensOf, awaited: Awaited | None) -> StepLogits:
         for pairs in plan.swapped_out.values():
             self.cache.swap_out(pairs)
         for pairs in plan.swapped_in.values():
@@ -110,20 +116,16 @@ class Runner:
         batch = build_batch(plan, tokens_of, self.memory, awaited.rows if awaited else None)
         chosen = awaited.tokens if awaited else None
         if self.graphs is not None and self.graphs.fits(batch):
-            logits = self.graphs.run(batch, self._upload, chosen)
-            if len(batch.makers) < len(logits):
-                # A chunk of one token that is not its prompt's last makes none.
-                logits = logits[self._upload.send((batch.logit_rows,))[0]]
-            return StepLogits(batch.makers, logits)
+            return StepLogits(batch.makers, self.graphs.run(batch, self._upload, chosen))
         return StepLogits(batch.makers, self._launch(batch, chosen))
 
     def _launch(self, batch: Batch, chosen: Tensor | None) -> Tensor:
         """Every kernel on its own."""
-        arrays = (batch.token_ids, batch.positions, batch.logit_rows, *batch.layout.arrays)
-        token_ids, positions, logit_rows, *layout = self._upload.send(arrays)
+        unseen = np.empty(0, dtype=np.int64) if batch.sources is None else batch.sources
+        arrays = (batch.token_ids, batch.positions, batch.logit_rows, unseen, *batch.layout.arrays)
+        token_ids, positions, logit_rows, sources, *layout = self._upload.send(arrays)
         if batch.sources is not None:
             assert chosen is not None, "a batch with sources needs the tokens that they are places of"
-            (sources,) = self._upload.send((batch.sources,))
             token_ids = torch.where(sources == KNOWN, token_ids, chosen[sources.clamp_min(0)])
         metadata = batch.layout.metadata(layout)
         return self.model.forward(

@@ -10,6 +10,7 @@ Cost: one copy on the host and one to the device, whatever the number of arrays.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -32,20 +33,18 @@ class Uploader:
         self._next = 0
 
     def send(self, arrays: Sequence[NDArray[Any]]) -> list[Tensor]:
-        """Each of them on the device, in its own shape and type. On a GPU the host does not wait."""
+        """Each of them on the device, in its own shape and type. On a GPU the host does not wait.
+
+        On a CPU they may be the arrays' own memory.
+        """
         if self.device.type != "cuda":
             return [torch.from_numpy(array).to(self.device) for array in arrays]
-        starts = np.cumsum([0, *(-(-array.nbytes // _ALIGNED_BYTES) * _ALIGNED_BYTES for array in arrays)]).tolist()
-        pinned = self._piece(starts[-1])
-        host = pinned.numpy()
-        for start, array in zip(starts, arrays, strict=False):
-            host[start : start + array.nbytes] = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-        sent = pinned[: starts[-1]].to(self.device, non_blocking=True)
+        num_bytes = packed_bytes(arrays)
+        pinned = self._piece(num_bytes)
+        pack(arrays, pinned.numpy())
+        sent = pinned[:num_bytes].to(self.device, non_blocking=True)
         self._sent()
-        return [
-            sent[start : start + array.nbytes].view(_torch_type(array)).view(array.shape)
-            for start, array in zip(starts, arrays, strict=False)
-        ]
+        return unpack(arrays, sent)
 
     def _piece(self, num_bytes: int) -> Tensor:
         """The next piece, as large as that, once the device has read what it held."""
@@ -58,9 +57,34 @@ class Uploader:
 
     def _sent(self) -> None:
         event = self._read[self._next] or torch.cuda.Event()  # type: ignore[no-untyped-call]
-        event.record()
+        event.record(torch.cuda.current_stream(self.device))
         self._read[self._next] = event
         self._next = (self._next + 1) % _PIECES
+
+
+def _starts(arrays: Sequence[NDArray[Any]]) -> list[int]:
+    """The first byte of each, where any type may begin; and the end of the last one's room."""
+    rooms = (-(-array.nbytes // _ALIGNED_BYTES) * _ALIGNED_BYTES for array in arrays)
+    return list(accumulate(rooms, initial=0))
+
+
+def packed_bytes(arrays: Sequence[NDArray[Any]]) -> int:
+    """What they take in one piece."""
+    return _starts(arrays)[-1]
+
+
+def pack(arrays: Sequence[NDArray[Any]], into: NDArray[np.uint8]) -> None:
+    """Copy them into the first `packed_bytes` of it, one behind the other."""
+    for start, array in zip(_starts(arrays), arrays, strict=False):
+        into[start : start + array.nbytes] = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+
+
+def unpack(arrays: Sequence[NDArray[Any]], packed: Tensor) -> list[Tensor]:
+    """What was packed of `arrays`, as views of `packed` [bytes] uint8 in their shapes and types."""
+    return [
+        packed[start : start + array.nbytes].view(_torch_type(array)).view(array.shape)
+        for start, array in zip(_starts(arrays), arrays, strict=False)
+    ]
 
 
 def _torch_type(array: NDArray[Any]) -> torch.dtype:

@@ -48,6 +48,11 @@ class DeviceSampler:
 
         Raises: ValueError as `Sampler.sample`.
         """
+        # Kernels and events go to the device that is current, which need not be that of the logits.
+        with torch.cuda.device_of(logits):  # type: ignore[no-untyped-call]
+            return self._begun(logits, wishes)
+
+    def _begun(self, logits: Tensor, wishes: Sequence[Wish]) -> Choice:
         check_shape(logits, wishes, self.vocab_size)
         temperatures, numbers = self.upload(wishes)
         tokens = torch.empty(len(wishes), dtype=torch.int64, device=self.device)

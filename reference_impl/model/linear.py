@@ -42,11 +42,16 @@ class Linear:
         self.bias = torch.empty(outputs, dtype=dtype, device=device) if bias else None
         self._packed: PackedMatrix | None = None
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """[tokens, inputs] -> [tokens, rows of all]."""
+    def __call__(self, x: Tensor, out: Tensor | None = None) -> Tensor:
+        """[tokens, inputs] -> [tokens, rows of all]; into `out`, of that shape and the weights' type, if it is there."""
         if self._packed is not None:
-            return self._packed.product(x, self.bias)
-        return functional.linear(x, self.weight, self.bias)
+            product = self._packed.product(x, self.bias)
+            return product if out is None else out.copy_(product)
+        if out is None:
+            return functional.linear(x, self.weight, self.bias)
+        if self.bias is None:
+            return torch.mm(x, self.weight.t(), out=out)
+        return torch.addmm(self.bias, x, self.weight.t(), out=out)
 
     def add_to(self, residual: Tensor, x: Tensor) -> None:
         """residual += x W^T + b in place, [tokens, rows of all]."""

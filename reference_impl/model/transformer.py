@@ -95,6 +95,7 @@ class Transformer:
         logit_rows: Tensor | None,
         *,
         logits_dtype: torch.dtype = torch.float32,
+        logits_out: Tensor | None = None,
         scales: Sequence[KVScales] | None = None,
     ) -> Tensor:
         """Logits [rows, vocab_size] of the tokens at the places `logit_rows` [rows] of the batch; None: of all tokens.
@@ -103,6 +104,7 @@ class Transformer:
         key_cache and value_cache; the tokens' keys and values are written into the slots that `metadata` names.
         logits_dtype: the model's own spares a copy, and is all the precision that there is. scales: of each layer, if
         the caches are of 8-bit floats (`attention/fp8.py`).
+        logits_out: memory for what the head gives, [rows, vocab_size] of the model's type.
         The device is not waited for, so that a graph can hold all of it.
         Raises: ValueError on counts that do not go together, IndexError (on a CPU) on an unknown token id.
         Cost: O(tokens * parameters), and attention.
@@ -114,7 +116,7 @@ class Transformer:
         for layer, (key_cache, value_cache), by in zip(self.layers, caches, of_layers, strict=True):
             layer.forward(hidden, turn, key_cache, value_cache, metadata, attention, by)
         last = hidden if logit_rows is None else hidden[logit_rows]
-        return self.head(self.ops.norm(last, self.norm)).to(logits_dtype)
+        return self.head(self.ops.norm(last, self.norm), logits_out).to(logits_dtype)
 
     def _check(
         self,
