@@ -43,7 +43,7 @@ class Linear:
         self._packed: PackedMatrix | None = None
 
     def __call__(self, x: Tensor, out: Tensor | None = None) -> Tensor:
-        """[tokens, inputs] -> [tokens, rows of all]; into `out`, of that shape and the weights' type, if it is there."""
+        """[tokens, inputs] -> [tokens, rows of all]; in `out`, of that shape and the weights' type, if it is there."""
         if self._packed is not None:
             product = self._packed.product(x, self.bias)
             return product if out is None else out.copy_(product)
