@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from autograder.course import Course
 from autograder.gradebook.judging import RUNNERS, judge
 from autograder.judge.verdicts import SubmissionResult
+from autograder.runners.devices import DEVICES, choose
 from autograder.sandbox.tiers import INSTALL_HINT, TIERS, NoSandbox
 
 if TYPE_CHECKING:
@@ -95,7 +96,9 @@ def _parser() -> argparse.ArgumentParser:
 
 def _grading_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--runner", choices=tuple(RUNNERS), default="local", help="who runs the jobs")
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    parser.add_argument(
+        "--device", choices=DEVICES, default="auto", help="auto takes a GPU if there is one and the lab has use for it"
+    )
     parser.add_argument(
         "--sandbox", choices=("auto", *TIERS), default="auto", help="none runs student code without isolation"
     )
@@ -103,9 +106,7 @@ def _grading_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _check_device(course: Course, args: argparse.Namespace) -> None:
-    lab = course.lab(args.lab)
-    if args.device == "cuda":
-        raise UserError(f"{lab.id} has no group that runs on a GPU; use --device auto or cpu")
+    choose(course.lab(args.lab), args.device)
     if args.slots is not None and args.slots < 1:
         raise UserError(f"--slots must be at least 1, got {args.slots}")
 
@@ -132,7 +133,7 @@ def _grade(course: Course, args: argparse.Namespace) -> int:
     _check_files(args.files, args.json, args.feedback)
     console = Console()
     names = _short_names(args.files)
-    options = {"sandbox": args.sandbox, "slots": args.slots, "runner": args.runner}
+    options = {"sandbox": args.sandbox, "device": args.device, "slots": args.slots, "runner": args.runner}
     with _progress(console, dict(zip(map(str, args.files), names, strict=True))) as shown:
         results = judge(course.root, args.lab, args.files, progress=shown, **options)
     lines = [Line(name, result) for name, result in zip(names, results, strict=True)]
@@ -204,7 +205,8 @@ def _progress_line(name: str, result: SubmissionResult) -> str:
 
 def _autograde(course: Course, args: argparse.Namespace) -> int:
     _check_device(course, args)
-    options = {"student": args.student, "sandbox": args.sandbox, "slots": args.slots, "runner": args.runner}
+    options = {"sandbox": args.sandbox, "device": args.device, "slots": args.slots, "runner": args.runner}
+    options["student"] = args.student
     return _autograde_in(course, args.lab, course.root, options)
 
 

@@ -55,6 +55,7 @@ def autograde(
     root: Path | None = None,
     student: str | None = None,
     sandbox: str = "auto",
+    device: str = "auto",
     slots: int | None = None,
     runner: str = "local",
     force: bool = False,
@@ -70,7 +71,8 @@ def autograde(
     root = (root or project).resolve()
     work = submissions(root, lab, student)
     ensure_assignment(project, lab, root)
-    results = judge(project, lab, list(work.values()), sandbox=sandbox, slots=slots, runner=runner, progress=judged)
+    options: dict[str, Any] = {"sandbox": sandbox, "device": device, "slots": slots, "runner": runner}
+    results = judge(project, lab, list(work.values()), progress=judged, **options)
     # Handed over, since a file of the grader that is edited meanwhile would make the journal ask for a new grading.
     known = {str(path): result.to_json() for path, result in zip(work.values(), results, strict=True)}
     nbgrader = api(root, project, sandbox=sandbox, runner=runner, known=known)

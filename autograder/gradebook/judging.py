@@ -28,13 +28,14 @@ def judge(
     paths: Sequence[Path],
     *,
     sandbox: str = "auto",
+    device: str = "auto",
     slots: int | None = None,
     runner: str = "local",
     progress: Progress | None = None,
 ) -> list[SubmissionResult]:
     """Results of `paths` in their order. Asking twice for the same content runs it once: the runner keeps a journal.
 
-    Raises: ValueError for an unknown lab, sandbox or runner.
+    Raises: ValueError for an unknown lab, sandbox, device or runner.
     """
     from autograder.course import Course
 
@@ -42,4 +43,4 @@ def judge(
         raise ValueError(f"no runner {runner!r}; there is {', '.join(RUNNERS)}")
     grade_files: Callable[..., list[SubmissionResult]] = importlib.import_module(RUNNERS[runner]).grade_files
     course = Course.open(project)
-    return grade_files(course, lab, list(paths), sandbox=sandbox, slots=slots, progress=progress)
+    return grade_files(course, lab, list(paths), sandbox=sandbox, device=device, slots=slots, progress=progress)

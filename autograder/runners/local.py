@@ -24,6 +24,7 @@ from autograder.course import Course, Lab, seed_id
 from autograder.intake import Rejected, read_regular
 from autograder.judge.grade import Job
 from autograder.judge.verdicts import SubmissionResult
+from autograder.runners import devices
 from autograder.runners.journal import Journal
 from autograder.sandbox import tiers
 from autograder.sandbox.limits import Limits
@@ -49,15 +50,19 @@ def grade_files(
     paths: Sequence[Path],
     *,
     sandbox: str = "auto",
+    device: str = "auto",
     slots: int | None = None,
     progress: Progress | None = None,
 ) -> list[SubmissionResult]:
     """Grade submissions of one lab; results in the order of `paths`, each journalled when it is finished.
 
     A bad submission gets a result like any other (`rejected`). `progress` is called with each result as it comes.
-    Raises: ValueError for an unknown lab or sandbox, NoSandbox if no isolating tier works here.
+    On a GPU one at a time, whatever `slots` says: the clock wants it alone.
+    Raises: ValueError for an unknown lab, sandbox or device, NoSandbox if no isolating tier works here.
     """
     lab = course.lab(lab_id)
+    device = devices.choose(lab, device)
+    slots = 1 if device == "cuda" else slots
     tier = tiers.choose(sandbox)
     suite = course.suite_version(lab)
     journal = Journal(course.state / "journal.sqlite")
@@ -66,7 +71,7 @@ def grade_files(
     guard = threading.Lock()
 
     def one(path: Path) -> SubmissionResult:
-        job = _job(course, lab, path, suite, tier)
+        job = _job(course, lab, path, suite, tier, device)
         job_id = _job_id(job)
         with guard:
             lock = locks.setdefault(job_id, threading.Lock())
@@ -81,18 +86,18 @@ def grade_files(
         return list(pool.map(one, paths))
 
 
-def _job(course: Course, lab: Lab, path: Path, suite: str, tier: str) -> Job:
+def _job(course: Course, lab: Lab, path: Path, suite: str, tier: str, device: str) -> Job:
     try:
         sha256 = hashlib.sha256(read_regular(path, Limits().submission_bytes)).hexdigest()
     except Rejected:
         # Intake will refuse it again with the same words; its name stands in for content nobody should read.
         sha256 = hashlib.sha256(b"unread:" + os.fsencode(path)).hexdigest()
-    return Job(lab.id, os.path.abspath(path), str(path), sha256, suite, course.seed(sha256, suite), tier)
+    return Job(lab.id, os.path.abspath(path), str(path), sha256, suite, course.seed(sha256, suite), tier, device)
 
 
 def _job_id(job: Job) -> str:
     # The file's kind is part of what is graded: the same bytes are a notebook or a Python file.
-    parts = (job.lab, Path(job.path).suffix, job.sha256, job.suite, seed_id(job.seed), job.tier)
+    parts = (job.lab, Path(job.path).suffix, job.sha256, job.suite, seed_id(job.seed), job.tier, job.device)
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 
@@ -111,7 +116,7 @@ def _finished_or_run(course: Course, journal: Journal, job: Job, job_id: str) ->
 def _run(course: Course, job: Job) -> SubmissionResult:
     """One judge process. Whatever goes wrong with the judge itself is infra."""
     request = json.dumps({"root": str(course.root), "job": asdict(job), "runner_pid": os.getpid()})
-    deadline_s = Limits().total_s + JUDGE_GRACE_S
+    deadline_s = course.lab(job.lab).limits(job.device).total_s + JUDGE_GRACE_S
     # The judge's modules come from where this one's came from, installed or not, and never from the working folder.
     homes = [str(Path(autograder.__file__).parents[1]), str(Path(labkit.__file__).parents[1])]
     environment = {**os.environ, "PYTHONHASHSEED": "0", "PYTHONPATH": os.pathsep.join(homes)}

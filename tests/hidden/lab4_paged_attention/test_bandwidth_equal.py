@@ -1,7 +1,7 @@
 """Speed on a GPU, sequences of equal length: bands of the read ceiling that is measured beside it.
 
-Owns: the bands. Decode is memory-bound, so speed is a share of what the same GPU reads in the same run. Knows nothing of
-how time is taken.
+Owns: the bands. Decode is memory-bound, so speed is a share of what the same GPU reads in the same run. Knows nothing
+of how time is taken.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
 """Speed on a GPU, sequences of very unequal lengths: bands of the read ceiling that is measured beside it.
 
-Owns: the bands. Decode is memory-bound, so speed is a share of what the same GPU reads in the same run. Knows nothing of
-how time is taken.
+Owns: the bands. Decode is memory-bound, so speed is a share of what the same GPU reads in the same run. Knows nothing
+of how time is taken.
 """
 
 from __future__ import annotations
 
-from autograder.judge.attention_speed import unequal_cases, share
+from autograder.judge.attention_speed import share, unequal_cases
 from autograder.judge.subject import Make
 
 GROUP = "bandwidth_unequal"
