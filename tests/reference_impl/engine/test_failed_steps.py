@@ -13,13 +13,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from reference_impl.engine import engine as engine_module
-from reference_impl.engine.engine import Engine
-from reference_impl.engine.generate import Told
 from reference_impl.engine.outputs import FinishReason, in_one_line
 from reference_impl.model.loader import LoadedModel
 from tests.reference_impl.engine import driving
 from tests.reference_impl.engine.driving import GREEDY, blocks_in_use, heard, tiny_engine
-from tests.reference_impl.engine.faults import Faults, once
+from tests.reference_impl.engine.faults import Faults, heard_through, once
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -28,22 +26,6 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 def overlap(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setattr(driving, "OVERLAP", request.param)
     return str(request.param)
-
-
-def heard_through(engine: Engine) -> tuple[dict[tuple[int, int], Told], list[Exception]]:
-    """As `heard`, past the steps that fail; and what they raised."""
-    told: dict[tuple[int, int], Told] = {}
-    errors: list[Exception] = []
-    while engine.has_work:
-        try:
-            pieces = engine.step()
-        except (RuntimeError, FloatingPointError) as error:
-            errors.append(error)
-            continue
-        for piece in pieces:
-            told.setdefault((piece.request, piece.choice), Told()).hear(piece)
-            assert (piece.error is not None) == (piece.finish is FinishReason.ERROR)
-    return told, errors
 
 
 def alone(tiny: LoadedModel, prompt: list[int]) -> list[int]:

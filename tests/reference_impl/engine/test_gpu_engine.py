@@ -6,6 +6,8 @@ are. bfloat16 is held against float32 in logits.
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import chain
@@ -19,6 +21,7 @@ from reference_impl.engine.build import build_engine
 from reference_impl.engine.decode_graphs import DecodeGraphs, graph_sizes
 from reference_impl.engine.generate import Ask, Told, generate
 from reference_impl.engine.options import EngineSettings
+from reference_impl.engine.outputs import FinishReason
 from reference_impl.engine.pipelined import PipelinedEngine
 from reference_impl.model.byte_tokenizer import ByteTokenizer
 from reference_impl.model.loader import LoadedModel
@@ -27,6 +30,7 @@ from reference_impl.model.sampling import Sampled, SamplingParams
 from reference_impl.model.tiny import RandomCheckpoint, tiny_config
 from reference_impl.model.weights import load_weights
 from tests.reference_impl.engine.driving import blocks_in_use
+from tests.reference_impl.engine.faults import Faults, heard_through, once
 from tests.reference_impl.engine.same_tokens import WAYS
 
 on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU, and torch finds none here")
@@ -175,6 +179,72 @@ def test_what_graphs_keep_is_measured_and_left_free() -> None:
     assert profile.graph_bytes is not None
     assert profile.graph_bytes > 0
     assert "CUDA graphs" in profile.lines()[1]
+
+
+@on_gpu
+@pytest.mark.gpu
+def test_a_second_gpu_is_where_the_kernels_of_its_engine_go() -> None:
+    if torch.cuda.device_count() < 2:
+        pytest.skip("needs a second GPU")
+    wanted = asks(0.0)
+    assert answers(model("qwen3", "cuda:1"), wanted) == answers(model("qwen3", "cpu"), wanted)
+    assert torch.cuda.current_device() == 0
+
+
+@on_gpu
+@pytest.mark.gpu
+@pytest.mark.parametrize("overlap", ["off", "on"])
+def test_a_step_without_memory_ends_its_own_requests_and_the_next_ones_are_answered(overlap: str) -> None:
+    loaded = model("qwen3", "cuda")
+    settings = EngineSettings("qwen3", device="cuda", kv_memory_bytes=2**22, max_running=8, overlap=overlap, debug=True)
+    engine = build_engine(settings, loaded=loaded).engine
+    Faults(engine, once("before", 6), lambda: torch.empty(2**44, device="cuda"))
+    requests = [engine.add(ask.prompt, ask.params) for ask in asks(0.0)]
+    told, errors = heard_through(engine)
+    assert [type(error) for error in errors] == [torch.OutOfMemoryError]
+    expected = answers(model("qwen3", "cpu"), asks(0.0))
+    failed = [told[request, 0].finish is FinishReason.ERROR for request in requests]
+    assert failed == [True] * 8 + [False] * 30
+    for request, (whole,) in zip(requests, expected, strict=True):
+        tokens = told[request, 0].token_ids
+        assert tokens == whole.token_ids[: len(tokens)]
+    assert engine.broken is None
+    assert blocks_in_use(engine) == 0
+
+
+LOST = """
+import torch
+from tests.reference_impl.engine.faults import Faults, heard_through, once
+from tests.reference_impl.engine.test_gpu_engine import EngineSettings, asks, build_engine, model
+settings = EngineSettings("llama", device="cuda", kv_memory_bytes=2**22)
+engine = build_engine(settings, loaded=model("llama", "cuda")).engine
+beyond = torch.tensor([9], device="cuda")
+Faults(engine, once("before", 3), lambda: torch.zeros(4, device="cuda")[beyond])
+requests = [engine.add(ask.prompt, ask.params) for ask in asks(0.0)[:5]]
+told, errors = heard_through(engine)
+ends = {told[request, 0].finish.name for request in requests}
+print(len(errors), engine.broken is not None, ends, engine.has_work, flush=True)
+"""
+
+
+@on_gpu
+@pytest.mark.gpu
+def test_a_gpu_that_is_lost_breaks_the_engine_and_everybody_has_an_end() -> None:
+    """In a process of its own, which cannot use the GPU any more afterwards."""
+    run = subprocess.run([sys.executable, "-c", LOST], capture_output=True, text=True, timeout=120, check=False)
+    assert run.stdout == "1 True {'ERROR'} False\n", run.stderr[-2_000:]
+
+
+@on_gpu
+@pytest.mark.gpu
+def test_graphs_of_all_sizes_keep_logits_once() -> None:
+    """Of 258 words 40 rows take 41 kB in float32; one piece for each of the 8 sizes would take three times as much."""
+    loaded = model("llama", "cuda")
+    runner = build_engine(EngineSettings("llama", device="cuda", kv_memory_bytes=2**20, max_running=40), loaded=loaded)
+    graphs = runner.engine.runner.graphs
+    assert graphs is not None
+    kept = [tensor for tensor in vars(graphs).values() if isinstance(tensor, Tensor) and tensor.is_floating_point()]
+    assert [tuple(tensor.shape) for tensor in kept] == [(40, 258)]
 
 
 def test_every_batch_has_a_graph_that_is_at_most_seven_rows_too_large() -> None:
