@@ -13,6 +13,9 @@ from torch import Tensor
 from reference_impl.attention.fp8 import KVScales
 from reference_impl.attention.metadata import AttentionMetadata
 
+LayerCache = tuple[Tensor, Tensor] | tuple[Tensor, Tensor, KVScales]
+"""A layer's keys and values, [num_blocks, block_size, kv_heads, head_dim] each, and the scales of 8-bit ones."""
+
 
 @runtime_checkable
 class Attention(Protocol):

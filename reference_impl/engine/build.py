@@ -15,12 +15,14 @@ import torch
 
 from labkit.contracts import AttentionBackend
 from reference_impl.attention.backend import Attention
+from reference_impl.attention.fp8 import KVScales
 from reference_impl.attention.lab4 import Lab4Attention
 from reference_impl.attention.torch_attention import TorchAttention
 from reference_impl.engine.contract_check import check_plugins
 from reference_impl.engine.engine import Engine
+from reference_impl.engine.kv_scales import find_scales
 from reference_impl.engine.memory_profile import MemoryProfile, profile_memory
-from reference_impl.engine.options import SWITCH, EngineSettings
+from reference_impl.engine.options import KV_DTYPES, SWITCH, EngineSettings
 from reference_impl.engine.pipelined import PipelinedEngine
 from reference_impl.engine.runner import Runner
 from reference_impl.memory.events import EventLog
@@ -51,6 +53,7 @@ def build_engine(settings: EngineSettings, *, log: EventLog | None = None, loade
     longest = settings.max_context_tokens or loaded.config.max_context_tokens
     attention = _attention(settings.attention, loaded.transformer.device)
     graph_rows = _graph_rows(settings, attention, loaded.transformer.device)
+    kv_scales = _kv_scales(settings, attention, loaded)
     profile = profile_memory(
         loaded,
         attention=attention,
@@ -61,10 +64,11 @@ def build_engine(settings: EngineSettings, *, log: EventLog | None = None, loade
         max_tokens_per_step=settings.max_tokens_per_step,
         max_context_tokens=longest,
         max_running=settings.max_running,
+        kv_scales=kv_scales,
     )
     setup = _setup(settings, profile.num_blocks * settings.block_size, longest, profile.bytes_per_token)
     scheduler = build(setup, log=log)
-    runner = _runner(loaded, attention, graph_rows, settings, scheduler, setup)
+    runner = _runner(loaded, attention, graph_rows, kv_scales, settings, scheduler, setup)
     engine = _engine_class(settings, scheduler, loaded.transformer.device)(
         loaded,
         scheduler,
@@ -87,9 +91,9 @@ def _engine_class(settings: EngineSettings, scheduler: EngineScheduler, device: 
     return PipelinedEngine if wanted and theirs is None and isinstance(scheduler, Lifecycle) else Engine
 
 
-def _check_switch(name: str, value: str) -> None:
-    if value not in SWITCH:
-        raise ValueError(f"{name} must be {', '.join(SWITCH)}, got {value!r}")
+def _check_switch(name: str, value: str, values: tuple[str, ...] = SWITCH) -> None:
+    if value not in values:
+        raise ValueError(f"{name} must be {', '.join(values)}, got {value!r}")
 
 
 def _setup(settings: EngineSettings, kv_tokens: int, longest: int, bytes_per_token: int) -> Setup:
@@ -125,6 +129,7 @@ def _runner(
     loaded: LoadedModel,
     attention: Attention,
     graph_rows: int,
+    kv_scales: list[KVScales] | None,
     settings: EngineSettings,
     scheduler: EngineScheduler,
     setup: Setup,
@@ -140,7 +145,18 @@ def _runner(
         poison=settings.debug,
         graph_rows=graph_rows,
         max_context_tokens=setup.max_length,
+        kv_scales=kv_scales,
     )
+
+
+def _kv_scales(settings: EngineSettings, attention: Attention, loaded: LoadedModel) -> list[KVScales] | None:
+    """None if keys and values stay in the model's type. Raises: ValueError if they cannot be kept in 8 bits."""
+    _check_switch("kv_cache_dtype", settings.kv_cache_dtype, KV_DTYPES)
+    if settings.kv_cache_dtype == "auto":
+        return None
+    if isinstance(attention, Lab4Attention):
+        raise ValueError(f"kv_cache_dtype fp8 needs attention of ours: lab 4 ({settings.attention}) knows no scales")
+    return find_scales(loaded.transformer)
 
 
 def _attention(name: str | None, device: torch.device) -> Attention:

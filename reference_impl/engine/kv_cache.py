@@ -19,6 +19,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from reference_impl.attention.backend import LayerCache
+from reference_impl.attention.fp8 import FP8, KVScales, as_bytes
 from reference_impl.memory.contiguous import at_least_one
 from reference_impl.model.config import ModelConfig
 
@@ -37,6 +39,7 @@ def block_bytes(config: ModelConfig, block_size: int, dtype: torch.dtype) -> int
 class KVCache:
     """`num_blocks` blocks on `device` and `num_host_blocks` on the host, each of `block_size` tokens.
 
+    scales: one for each layer makes the blocks of 8-bit floats, whatever the dtype, and goes with its layer.
     poison: slots that were never written hold NaN instead of 0, so that reading one shows in the answer. Memory of the
     operating system is not taken before it is written, except with poison.
     """
@@ -51,8 +54,13 @@ class KVCache:
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
         poison: bool = False,
+        scales: Sequence[KVScales] | None = None,
     ) -> None:
         """Raises: ValueError, naming the number, on sizes that make no sense or that the device has no memory for."""
+        if scales is not None:
+            dtype = FP8
+            if len(scales) != config.num_layers:
+                raise ValueError(f"{len(scales)} scales for {config.num_layers} layers: need one for each")
         self.num_blocks = at_least_one("num_blocks", num_blocks)
         self.block_size = at_least_one("block_size", block_size)
         if num_host_blocks < 0:
@@ -64,7 +72,9 @@ class KVCache:
         if self._device.is_cuda and num_host_blocks:
             self._host = self._host.pin_memory()
         views = self._device.permute(0, 1, 3, 4, 2, 5)
-        self.layers: list[tuple[Tensor, Tensor]] = [(layer[0], layer[1]) for layer in views]
+        self.layers: list[LayerCache] = [(layer[0], layer[1]) for layer in views]
+        if scales is not None:
+            self.layers = [(layer[0], layer[1], by) for layer, by in zip(views, scales, strict=True)]
 
     def _memory(
         self, config: ModelConfig, num_blocks: int, dtype: torch.dtype, device: torch.device, poison: bool
@@ -110,6 +120,8 @@ class KVCache:
         self._check(written, target, "destination")
         if len(set(written)) != len(written):
             raise ValueError(f"a block stands twice among the destinations of {list(pairs)}")
+        if source.dtype == FP8:
+            source, target = as_bytes(source), as_bytes(target)
         moved = source.index_select(_BLOCKS, torch.tensor(read, device=source.device))
         places = torch.tensor(written, device=target.device)
         target.index_copy_(_BLOCKS, places, moved.to(target.device))

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from reference_impl.attention.backend import Attention, LayerCache
 from reference_impl.attention.fp8 import FP8, KVScales

@@ -14,6 +14,7 @@ from reference_impl.sched.setup import ALLOCATORS, EVICTIONS, PREFIX_CACHES, SCH
 
 RECOVERIES = ("recompute", "swap")
 DTYPES = ("float32", "bfloat16", "float16")
+KV_DTYPES = ("auto", "fp8")
 SWITCH = ("auto", "on", "off")
 _UNITS = {"": 1, "kib": 2**10, "mib": 2**20, "gib": 2**30, "kb": 10**3, "mb": 10**6, "gb": 10**9}
 
@@ -29,11 +30,14 @@ class EngineSettings:
     on an NVIDIA GPU and "torch" elsewhere. cuda_graphs: "auto" captures steps that only decode where that can be, which
     is with "triton" on an NVIDIA GPU; "on" refuses to run where it cannot, "off" captures nothing. overlap: "auto"
     plans a step while a GPU computes the one before, where all parts are ours; "on" does so on a CPU too.
+    kv_cache_dtype: "auto" keeps keys and values in the model's dtype, "fp8" in 8 bits with scales that are found when
+    the engine is made (`kv_scales.py`).
     """
 
     model: str
     dtype: str = "float32"
     device: str = "cpu"
+    kv_cache_dtype: str = "auto"
     kv_memory_bytes: int | None = None
     memory_share: float = 0.5
     block_size: int = 16
@@ -63,6 +67,12 @@ def add_engine_options(parser: argparse.ArgumentParser) -> None:
     model.add_argument("--device", default=defaults.device, help="cpu (default) or cuda")
     memory = parser.add_argument_group("memory")
     memory.add_argument("--kv-memory", type=parse_bytes, metavar="BYTES", help="for keys and values, as 512MiB or 2GiB")
+    memory.add_argument(
+        "--kv-cache-dtype",
+        default=defaults.kv_cache_dtype,
+        choices=KV_DTYPES,
+        help="auto: the model's (default); fp8: 8 bits",
+    )
     memory.add_argument(
         "--memory-share", type=float, default=defaults.memory_share, metavar="SHARE", help="else: of what is free"
     )
@@ -98,6 +108,7 @@ def settings_from(args: argparse.Namespace, *, max_waiting: int | None = None) -
         model=args.model,
         dtype=args.dtype,
         device=args.device,
+        kv_cache_dtype=args.kv_cache_dtype,
         kv_memory_bytes=args.kv_memory,
         memory_share=args.memory_share,
         block_size=args.block_size,

@@ -15,7 +15,7 @@ Cost: O(tokens + blocks in the tables) of Python, and the model's.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from reference_impl.attention.backend import Attention
+from reference_impl.attention.fp8 import KVScales
 from reference_impl.engine.batch import KNOWN, Batch, TokensOf, build_batch
 from reference_impl.engine.decode_graphs import DecodeGraphs
 from reference_impl.engine.device import on_device
@@ -65,8 +66,10 @@ class Runner:
         poison: bool = False,
         graph_rows: int = 0,
         max_context_tokens: int | None = None,
+        kv_scales: Sequence[KVScales] | None = None,
     ) -> None:
-        """poison: see `KVCache`. graph_rows: decodes of at most so many sequences run as CUDA graphs; 0: none do.
+        """poison, and kv_scales for keys and values in 8 bits: see `KVCache`. graph_rows: decodes of at most so many
+        sequences run as CUDA graphs; 0: none do.
 
         Raises: ValueError if the device has no memory for the blocks, or there are to be graphs and it is no GPU.
         """
@@ -81,6 +84,7 @@ class Runner:
             dtype=model.dtype,
             device=model.device,
             poison=poison,
+            scales=kv_scales,
         )
         self.graphs = (
             DecodeGraphs(

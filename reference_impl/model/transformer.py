@@ -16,8 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from reference_impl.attention.backend import Attention
-from reference_impl.attention.fp8 import KVScales
+from reference_impl.attention.backend import Attention, LayerCache
 from reference_impl.attention.metadata import AttentionMetadata
 from reference_impl.model.config import ModelConfig
 from reference_impl.model.layer import Layer
@@ -89,42 +88,35 @@ class Transformer:
         self,
         token_ids: Tensor,
         positions: Tensor,
-        caches: Sequence[tuple[Tensor, Tensor]],
+        caches: Sequence[LayerCache],
         metadata: AttentionMetadata,
         attention: Attention,
         logit_rows: Tensor | None,
         *,
         logits_dtype: torch.dtype = torch.float32,
         logits_out: Tensor | None = None,
-        scales: Sequence[KVScales] | None = None,
     ) -> Tensor:
         """Logits [rows, vocab_size] of the tokens at the places `logit_rows` [rows] of the batch; None: of all tokens.
 
         token_ids, positions: [tokens] int32 or int64, of all sequences end to end, then pads. caches: each layer's
-        key_cache and value_cache; the tokens' keys and values are written into the slots that `metadata` names.
-        logits_dtype: the model's own spares a copy, and is all the precision that there is. scales: of each layer, if
-        the caches are of 8-bit floats (`attention/fp8.py`).
+        key_cache and value_cache, with scales if they are of 8-bit floats; the tokens' keys and values are written into
+        the slots that `metadata` names.
+        logits_dtype: the model's own spares a copy, and is all the precision that there is.
         logits_out: memory for what the head gives, [rows, vocab_size] of the model's type.
         The device is not waited for, so that a graph can hold all of it.
         Raises: ValueError on counts that do not go together, IndexError (on a CPU) on an unknown token id.
         Cost: O(tokens * parameters), and attention.
         """
-        self._check(token_ids, positions, caches, metadata, scales)
+        self._check(token_ids, positions, caches, metadata)
         hidden = functional.embedding(token_ids, self.embedding)  # [tokens, hidden_size], ours to change
         turn = self.ops.turn(self.rotary, positions)
-        of_layers: Sequence[KVScales | None] = scales or [None] * len(self.layers)
-        for layer, (key_cache, value_cache), by in zip(self.layers, caches, of_layers, strict=True):
-            layer.forward(hidden, turn, key_cache, value_cache, metadata, attention, by)
+        for layer, (key_cache, value_cache, *scales) in zip(self.layers, caches, strict=True):
+            layer.forward(hidden, turn, key_cache, value_cache, metadata, attention, *scales)
         last = hidden if logit_rows is None else hidden[logit_rows]
         return self.head(self.ops.norm(last, self.norm), logits_out).to(logits_dtype)
 
     def _check(
-        self,
-        token_ids: Tensor,
-        positions: Tensor,
-        caches: Sequence[tuple[Tensor, Tensor]],
-        metadata: AttentionMetadata,
-        scales: Sequence[KVScales] | None,
+        self, token_ids: Tensor, positions: Tensor, caches: Sequence[LayerCache], metadata: AttentionMetadata
     ) -> None:
         tokens = metadata.num_tokens
         if token_ids.shape != (tokens,) or positions.shape != (tokens,):
@@ -132,5 +124,3 @@ class Transformer:
             raise ValueError(f"token_ids of shape {shapes} do not go with {tokens} tokens of metadata")
         if len(caches) != len(self.layers):
             raise ValueError(f"{len(caches)} caches for {len(self.layers)} layers")
-        if scales is not None and len(scales) != len(self.layers):
-            raise ValueError(f"{len(scales)} scales for {len(self.layers)} layers")

@@ -51,7 +51,7 @@ def test_without_a_budget_it_is_the_share_of_what_is_free_without_the_largest_st
     profile = profile_memory(
         tiny, block_size=16, share=0.5, max_tokens_per_step=512, max_running=90, attention=attention
     )
-    assert asked == [(tiny.transformer, 512, 90, attention, 16)]
+    assert asked == [(tiny.transformer, 512, 90, attention, 16, None)]
     assert profile.kv_bytes <= 40 * MIB < profile.kv_bytes + profile.block_bytes
     assert profile.lines()[1].endswith("largest step 20 MiB, free before 100 MiB, of which 50% may be used")
 
