@@ -113,8 +113,8 @@ def online_softmax_figure(scores: Sequence[float], block_size: int) -> Figure:
     return Figure(
         "The softmax in one pass",
         f"{len(scores)} scores in blocks of {block_size}. After each block two numbers are kept: the largest score "
-        "so far (top) and the sum of the weights under it (total). Where top rises, what was summed is multiplied by fade. "
-        f"At the end top is {rows[-1][2]:g} and total {rows[-1][4]:.4g}.",
+        "so far (top) and the sum of the weights under it (total). Where top rises, what was summed is multiplied "
+        f"by fade. At the end top is {rows[-1][2]:g} and total {rows[-1][4]:.4g}.",
         (WIDTH, 204),
         "".join(shapes),
         Table(("Block", "Tokens", "top", "fade", "total"), told),

@@ -68,6 +68,7 @@ def batch(
     unused: int = -1,
     seed: int = 0,
     order: int = 0,
+    block_zero_is_free: bool = False,
     queries: Callable[[Tensor], Tensor] | None = None,
     keys: Fill | None = None,
     values: Fill | None = None,
@@ -75,8 +76,8 @@ def batch(
     """A batch with one context for each of `lengths`, in blocks that lie in random order, by the seed `order`.
 
     The numbers of a token depend on `seed` only, not on where it lies. poison: what all other slots hold, those of
-    free blocks too. unused: the table entries behind a context. Keys and values lie in one tensor, so that no stride
-    is what it would be alone.
+    free blocks too. unused: the table entries behind a context. block_zero_is_free: else it may be anybody's. Keys and
+    values lie in one tensor, so that no stride is what it would be alone.
     """
     import torch
 
@@ -85,6 +86,8 @@ def batch(
     blocks = [-(-length // block_size) for length in lengths]
     num_blocks = sum(blocks) + 2
     places = torch.randperm(num_blocks, generator=torch.Generator().manual_seed(order)).to(torch.int32)
+    if block_zero_is_free:
+        places = torch.cat((places[places != 0], places[places == 0]))
     memory = torch.full((num_blocks + 2 * GUARD_BLOCKS, 2, block_size, kv_heads, head_dim), poison, dtype=number_type)
     caches = memory[GUARD_BLOCKS:-GUARD_BLOCKS]
     tables = torch.full((len(lengths) + 2, max([0, *blocks]) + 2), unused, dtype=torch.int32)
@@ -142,7 +145,10 @@ def attend(make: Make, given: Batch, out: Tensor | None = None) -> Tensor:
     import torch
 
     if out is None:
-        out = torch.full_like(given.query, NAN)
+        # A row before it and one behind it: what is written a little beside it does not hurt this process.
+        rows, *row = given.query.shape
+        around = torch.full((rows + 2, *row), NAN, dtype=given.query.dtype, device=given.query.device)
+        out = around[1:-1]
     call(make, "paged_attention", given.told, *given.inputs.values(), given.scale, out)
     return out
 

@@ -1,0 +1,56 @@
+"""What the tests of lab 4's notebook and checks share: its cells, from the text notebook, and the model solution.
+
+Triton reads TRITON_INTERPRET where it is imported, so without a GPU it is set around the first import and taken back:
+what other tests start must not inherit it.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from tests.labkit.lab4 import notebook
+
+if not torch.cuda.is_available() and "triton" not in sys.modules:
+    before = os.environ.get("TRITON_INTERPRET")
+    os.environ["TRITON_INTERPRET"] = "1"
+    try:
+        import triton
+
+        triton.knobs.runtime.interpret = True
+    except ImportError:
+        # The tests that need it say so.
+        pass
+    finally:
+        del os.environ["TRITON_INTERPRET"]
+        if before is not None:
+            os.environ["TRITON_INTERPRET"] = before
+
+
+@pytest.fixture(scope="session")
+def source_text() -> str:
+    return notebook.TEXT.read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="session")
+def cells(source_text: str) -> list[tuple[str, str]]:
+    """(grade_id or "", source) of every code cell, in order."""
+    return notebook.cells_of(source_text)
+
+
+@pytest.fixture(scope="session")
+def solved(cells: list[tuple[str, str]]) -> Callable[[dict[str, str]], SimpleNamespace]:
+    """Runs the setup and solution cells, some of them with another source; gives their functions."""
+    pytest.importorskip("triton", reason="Triton is not installed here")
+    return lambda changed: notebook.run_cells(cells, changed)
+
+
+@pytest.fixture(scope="session")
+def model_solution(solved: Callable[[dict[str, str]], SimpleNamespace]) -> SimpleNamespace:
+    """The functions of the model solution, by their names."""
+    return solved({})
