@@ -16,6 +16,8 @@ from autograder.judge.subject import Make
 from autograder.judge.verdicts import Verdict
 from autograder.worker import tensors, wire
 
+TORCH_COMPUTED = "torch computed on floating-point numbers, which is the work of your own kernels"
+
 
 class RemoteFunctions:
     """The functions of a submission, in its worker. They keep nothing here: after a crash the next call gets a fresh
@@ -39,16 +41,51 @@ class RemoteFunctions:
         """Raises: what the student's code raised, or TestEnded; the caller's tensors are as before then."""
         if name in self._faults:
             raise TestEnded(Verdict.MISSING, self._faults[name])
-        buffers, packed = tensors.pack(args)
-        sent = [{**buffer, "bytes": wire.encode(buffer["bytes"])} for buffer in buffers]
-        session = self._session
-        session.worker()
-        written = session.ask(session.generation, op="function", name=name, buffers=sent, args=packed)
+        answer = asked(self._session, name, args)
+        if answer.get("computed"):
+            # Without its name, as a hidden number could be spelt with it; the rehearsal tells names.
+            raise TestEnded(Verdict.WRONG, TORCH_COMPUTED)
         try:
-            tensors.restore(args, written if isinstance(written, list) else [])
+            tensors.restore(args, answer["contents"])
         except wire.WireError as error:
-            session.fresh()
+            self._session.fresh()
             raise TestEnded(Verdict.PROTOCOL_VIOLATION, f"the answer could not cross: {error}") from None
+
+
+def asked(session: Session, name: str, args: Sequence[Any], ghost: bool = False) -> dict[str, Any]:
+    """What the worker says of one call: `contents`, a list, and `computed`. Raises: as `RemoteFunctions._call`."""
+    buffers, packed = tensors.pack(args)
+    sent = [{**buffer, "bytes": wire.encode(buffer["bytes"])} for buffer in buffers]
+    session.worker()
+    answer = session.ask(session.generation, op="function", name=name, buffers=sent, args=packed, ghost=ghost)
+    if not isinstance(answer, dict) or not isinstance(answer.get("contents"), list):
+        session.fresh()
+        raise TestEnded(Verdict.PROTOCOL_VIOLATION, "the worker sent what no worker sends")
+    return answer
+
+
+def rehearse(session: Session, calls: Mapping[str, Sequence[Any]], faults: Mapping[str, str]) -> dict[str, str]:
+    """Try one public call of each function, before any hidden test, and again with kernels that do nothing.
+
+    Gives the faults, with words for the student, of functions that need no kernel for their answer. A courtesy, not a
+    proof: the worker says so, and student code shares it. Notes by name what torch computed.
+    """
+    found = {}
+    for name, args in calls.items():
+        if name in faults:
+            continue
+        try:
+            answer = asked(session, name, args)
+            ghost = asked(session, name, args, ghost=True)
+        except (Exception, TestEnded):
+            # The hidden tests will meet it again, and have words for it.
+            continue
+        if answer.get("computed"):
+            session.note(f"{name}: {TORCH_COMPUTED} ({answer['computed']})")
+        given = [buffer["bytes"] for buffer in tensors.pack(args)[0]]
+        if given != answer["contents"] == ghost["contents"]:
+            found[name] = f"{name} gives the same answer when its @triton.jit kernels do nothing; the work is theirs"
+    return found
 
 
 class LocalFunctions:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from autograder.course import Course, Lab, seed_id
 from autograder.intake import Rejected, take
-from autograder.judge.functions import remote_functions
+from autograder.judge.functions import rehearse, remote_functions
 from autograder.judge.remote import Plan, Session, TestEnded, remote
 from autograder.judge.subject import Make, local
 from autograder.judge.suite import HiddenTest, SuiteBroken, hidden_tests, not_here, run_test
@@ -106,21 +106,32 @@ def _judge(lab: Lab, tests: list[HiddenTest], session: Session, job: Job) -> tup
         if job.device == "cuda":
             make, reference = _on_the_gpu(lab, name, session, faults, held)
         else:
-            functions = lab.kind == "functions"
-            make = remote_functions(session, methods, faults) if functions else remote(session, name, methods, faults)
+            make = _by_wire(lab, name, session, faults)
             reference = local(lab.reference(name))
         session.sealed = True
         return _groups(lab, tests, session, job, make, reference)
+
+
+def _by_wire(lab: Lab, name: str, session: Session, faults: Mapping[str, str]) -> Make:
+    """The submission's object or functions in its worker."""
+    methods = lab.suite.PROVIDES[name]
+    if lab.kind != "functions":
+        return remote(session, name, methods, faults)
+    idle = rehearse(session, lab.suite.rehearsal(), faults)
+    for fault in idle.values():
+        session.note(fault)
+    return remote_functions(session, methods, {**faults, **idle})
 
 
 def _on_the_gpu(lab: Lab, name: str, session: Session, faults: Mapping[str, str], held: ExitStack) -> tuple[Make, Make]:
     """The submission's functions, recorded there and played here, and the reference's. Raises: StartFailed."""
     # Torch and Triton stay out of a judge that needs no GPU.
     from autograder.gpu.stand import Stand
-    from autograder.gpu.subject import FromHere, FromWorker, played, rehearse
+    from autograder.gpu.subject import FromHere, FromWorker, played
+    from autograder.gpu.subject import rehearse as rehearse_on_the_gpu
 
     stand = held.enter_context(Stand())
-    rehearse(session, faults)
+    rehearse_on_the_gpu(session, faults)
     methods = lab.suite.PROVIDES[name]
     make = played(FromWorker(session, faults), stand, methods)
     return make, played(FromHere(lab.reference(name)), stand, methods)

@@ -1,0 +1,83 @@
+"""In the worker, without a GPU: whether a student's kernels did the work of a call, or torch did.
+
+Owns: the dispatch mode that names what torch computed on floats, and the call in which every kernel does nothing.
+It shares a process with student code, which may switch all of it off: it tells honest students what a grader with a GPU
+would not accept, and no more. There the plan of a call is played without them (record.py).
+"""
+
+# Triton ships no types, and a dispatch mode gets whatever torch was called with.
+# mypy: disable-error-code="import-untyped,no-untyped-call"
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from triton.runtime.interpreter import GridExecutor
+
+if TYPE_CHECKING or __package__:
+    from autograder.worker.record import COPIES, FILLED_WITH, UNWRITTEN, Recorder
+else:
+    # In the sandbox this file lies beside record.py, outside any package.
+    from record import COPIES, FILLED_WITH, UNWRITTEN, Recorder
+
+MOVES = UNWRITTEN | set(FILLED_WITH) | COPIES
+"""What torch may do with floats: allocate, fill, copy and cast."""
+
+
+class Watch(TorchDispatchMode):
+    """Sees torch's operations in this thread. `computed` is the first that computed on floats, "" if none did."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.computed = ""
+        self._deaf = False
+
+    @contextmanager
+    def looking(self) -> Iterator[Watch]:
+        """Watch, but not what the interpreter itself does with a kernel's arguments."""
+        interpret = GridExecutor.__call__
+
+        def unseen(executor: Any, *args: Any, **kwargs: Any) -> Any:
+            self._deaf = True
+            try:
+                return interpret(executor, *args, **kwargs)
+            finally:
+                self._deaf = False
+
+        with _instead(unseen), self:
+            yield self
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
+        name = func._schema.name
+        if not self._deaf and not self.computed and name not in MOVES:
+            taken = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+            given = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
+            floats = any(tensor.is_floating_point() or tensor.is_complex() for tensor in (*taken, *given))
+            if floats and not Recorder._only_looks(func, taken, given):
+                self.computed = str(name)
+        return result
+
+
+@contextmanager
+def without_kernels() -> Iterator[None]:
+    """Every launch does nothing."""
+    with _instead(lambda executor, *args, **kwargs: None):
+        yield
+
+
+@contextmanager
+def _instead(launch: Callable[..., Any]) -> Iterator[None]:
+    interpret = GridExecutor.__call__
+    GridExecutor.__call__ = launch
+    try:
+        yield
+    finally:
+        GridExecutor.__call__ = interpret
