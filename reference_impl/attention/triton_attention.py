@@ -23,7 +23,8 @@ class TritonAttention:
     """The `Attention` of `backend.py`. Nothing but a sequence's own slots reaches its answer, whatever they hold."""
 
     stores_by_copy = True
-    """To store is to copy, and nothing else: a kernel that holds keys and values may write them into their slots."""
+    """To store is to copy, or with scales what `fp8.quantised` says, and nothing else: a kernel that holds keys and
+    values may write them into their slots."""
 
     def store_kv(
         self,

@@ -24,6 +24,7 @@ from torch import Tensor
 from reference_impl.attention.fp8 import LARGEST, KVScales
 from reference_impl.attention.metadata import AttentionMetadata, BatchRow, build_metadata
 from reference_impl.attention.torch_attention import TorchAttention
+from reference_impl.engine.device import on_device
 from reference_impl.engine.memory_profile import shared_cache
 from reference_impl.memory.block_table import blocks_for
 from reference_impl.model.transformer import Transformer
@@ -74,7 +75,8 @@ def find_scales(model: Transformer) -> list[KVScales]:
     ids = torch.randint(model.config.vocab_size, (tokens,), generator=torch.Generator().manual_seed(0)).to(device)
     metadata = build_metadata([BatchRow(range(blocks), tokens, tokens)], _BLOCK, device=device)
     watched, places = _Watched(), torch.arange(tokens, device=device)
-    model.forward(ids, places, shared_cache(model, blocks, _BLOCK), metadata, watched, places[-1:])
+    with on_device(device):
+        model.forward(ids, places, shared_cache(model, blocks, _BLOCK), metadata, watched, places[-1:])
     found = []
     for layer, largest in enumerate(watched.largest):
         if not all(bool(most.isfinite().all()) for most in largest):

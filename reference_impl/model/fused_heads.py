@@ -3,7 +3,8 @@
 Owns: that kernel and the call around it. Knows nothing of layers or of who gave a token its slot. A program takes some
 heads of one token: it norms queries and keys (where the model does), turns them, writes queries back to where they
 stood, and keys and values into the caches, or keys back too where somebody else stores them. Planes i and i + D/2 of a
-head are turned together, so each is loaded as a half of its own and nothing is shuffled between threads.
+head are turned together, so each is loaded as a half of its own and nothing is shuffled between threads. Into a cache
+of 8-bit floats go the numbers that another would read from qkv, over their scale (`attention/fp8.py`).
 
     qkv   | q q q q q q q q | k k | v v |      a token's row
             norm, turn        norm,           ROWS heads a program
@@ -24,6 +25,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from reference_impl.attention.casts import INTERPRETED, narrowed
+from reference_impl.attention.fp8 import FP8, check_scales
 from reference_impl.model.ops import Heads, Slots
 from reference_impl.model.rope import Turn
 
@@ -35,8 +38,9 @@ def turn_heads(qkv: Tensor, heads: Heads, turn: Turn, slots: Slots | None) -> No
     """Norm and turn queries and keys of qkv [tokens, all heads * head_dim] in place; rows have any stride.
 
     turn: cos and sin [tokens, head_dim / 2] float32. slots: keys and values are written there, and those in qkv are of
-    no use afterwards; slot -1 writes nowhere; caches [num_blocks, block_size, kv_heads, head_dim] of qkv's type with a
-    contiguous last dimension. Slots are in the caches and no two are the same: the caller's promise, as in `store_kv`.
+    no use afterwards; slot -1 writes nowhere; caches [num_blocks, block_size, kv_heads, head_dim] of qkv's type, or of
+    8-bit floats with scales, with a contiguous last dimension. Slots are in the caches and no two are the same: the
+    caller's promise, as in `store_kv`.
     None: nothing is stored, and values stay as they are.
     Raises: ValueError, with nothing written, on shapes or types that do not go together.
     """
@@ -68,15 +72,19 @@ def turn_heads(qkv: Tensor, heads: Heads, turn: Turn, slots: Slots | None) -> No
         NORMED=query_norm is not None,
         STORED=slots is not None,
         BLOCK_SIZE=1 if slots is None else slots.key_cache.shape[1],
+        INTERPRETED=INTERPRETED,
         num_warps=2,
     )
 
 
 def _slot_arguments(slots: Slots | None) -> tuple[Tensor | int | None, ...]:
     if slots is None:
-        return (None, None, None, *[0] * 7)
+        return (None, None, None, None, None, *[0] * 9)
     keys, values, mapping = slots.key_cache, slots.value_cache, slots.slot_mapping
-    return (keys, values, mapping, *keys.stride()[:3], *values.stride()[:3], mapping.stride(0))
+    k_scale, v_scale = slots.scales or (None, None)
+    steps = (by.stride(0) for by in slots.scales) if slots.scales else (0, 0)
+    strides = (*keys.stride()[:3], *values.stride()[:3], mapping.stride(0), *steps)
+    return (keys, values, mapping, k_scale, v_scale, *strides)
 
 
 @triton.jit
@@ -92,6 +100,8 @@ def _turn_heads(
     key_cache,
     value_cache,
     slot_mapping,
+    k_scale,
+    v_scale,
     key_block,
     key_token,
     key_head,
@@ -99,6 +109,8 @@ def _turn_heads(
     value_token,
     value_head,
     slot_stride,
+    k_scale_head,
+    v_scale_head,
     HEADS: tl.constexpr,
     KV_HEADS: tl.constexpr,
     HEAD_DIM: tl.constexpr,
@@ -107,6 +119,7 @@ def _turn_heads(
     NORMED: tl.constexpr,
     STORED: tl.constexpr,
     BLOCK_SIZE: tl.constexpr,
+    INTERPRETED: tl.constexpr,
 ):
     """ROWS heads of one token, be they queries, keys or values."""
     # 64 bits from here on: a layer's cache may have more than 2**31 elements, and so may a prompt's rows.
@@ -137,14 +150,24 @@ def _turn_heads(
         # A slot of -1 must not reach an address.
         there = kept & (slot >= 0)
         key = (head >= HEADS) & (head < HEADS + KV_HEADS)
-        keys = key_cache + block * key_block + offset * key_token + ((head - HEADS) * key_head)[:, None]
-        tl.store(keys + plane[None, :], turned_low, mask=there & key[:, None])
-        tl.store(keys + plane[None, :] + HEAD_DIM // 2, turned_high, mask=there & key[:, None])
         value = head >= HEADS + KV_HEADS
+        low_key, high_key = turned_low, turned_high
+        low_value, high_value = low.to(qkv.dtype.element_ty), high.to(qkv.dtype.element_ty)
+        if k_scale is not None:
+            of_key = tl.load(k_scale + (head - HEADS) * k_scale_head, mask=key, other=1.0)[:, None]
+            at_value = v_scale + (head - HEADS - KV_HEADS) * v_scale_head
+            of_value = tl.load(at_value, mask=value & (head < stop), other=1.0)[:, None]
+            low_key = narrowed(turned_low.to(tl.float32), of_key, INTERPRETED)
+            high_key = narrowed(turned_high.to(tl.float32), of_key, INTERPRETED)
+            low_value = narrowed(low, of_value, INTERPRETED)
+            high_value = narrowed(high, of_value, INTERPRETED)
+        keys = key_cache + block * key_block + offset * key_token + ((head - HEADS) * key_head)[:, None]
+        tl.store(keys + plane[None, :], low_key, mask=there & key[:, None])
+        tl.store(keys + plane[None, :] + HEAD_DIM // 2, high_key, mask=there & key[:, None])
         values = value_cache + block * value_block + offset * value_token
         values += ((head - HEADS - KV_HEADS) * value_head)[:, None]
-        tl.store(values + plane[None, :], low.to(qkv.dtype.element_ty), mask=there & value[:, None])
-        tl.store(values + plane[None, :] + HEAD_DIM // 2, high.to(qkv.dtype.element_ty), mask=there & value[:, None])
+        tl.store(values + plane[None, :], low_value, mask=there & value[:, None])
+        tl.store(values + plane[None, :] + HEAD_DIM // 2, high_value, mask=there & value[:, None])
         kept = kept & (head < HEADS)[:, None]
     tl.store(place, turned_low, mask=kept)
     tl.store(place + HEAD_DIM // 2, turned_high, mask=kept)
@@ -175,7 +198,7 @@ def _check_slots(qkv: Tensor, heads: Heads, slots: Slots) -> None:
     need = (heads.num_kv_heads, heads.head_dim)
     if keys.dim() != 4 or keys.shape != values.shape or keys.shape[2:] != need:
         raise ValueError(f"caches of shapes {tuple(keys.shape)} and {tuple(values.shape)} do not hold heads of {need}")
-    if not qkv.dtype == keys.dtype == values.dtype:
+    if not (qkv.dtype == keys.dtype == values.dtype or keys.dtype == values.dtype == FP8):
         raise ValueError(f"keys of {qkv.dtype} do not go into caches of {keys.dtype} and {values.dtype}: need one type")
     if mapping.shape != qkv.shape[:1] or mapping.dtype not in (torch.int32, torch.int64):
         found = f"{tuple(mapping.shape)} of {mapping.dtype}"
@@ -183,3 +206,4 @@ def _check_slots(qkv: Tensor, heads: Heads, slots: Slots) -> None:
     for name, cache in (("key_cache", keys), ("value_cache", values)):
         if cache.stride(3) != 1:
             raise ValueError(f"the last dimension of {name} has stride {cache.stride(3)}: need 1")
+    check_scales(keys, *(slots.scales or (None, None)))

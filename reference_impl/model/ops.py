@@ -54,12 +54,13 @@ class Slots:
 
     @property
     def by_copy(self) -> bool:
-        """Whether storing is copying, so that whoever has the numbers at hand may write them without asking.
+        """Whether storing is copying, or with scales what `fp8.quantised` says, so that whoever has the numbers at hand
+        may write them without asking.
 
         An attention says so by an attribute `stores_by_copy` that is true. One that counts, rescales or rearranges
         what it stores, and anybody's lab 4, says nothing and is asked.
         """
-        return self.scales is None and bool(getattr(self.attention, "stores_by_copy", False))
+        return bool(getattr(self.attention, "stores_by_copy", False))
 
     def store(self, key: Tensor, value: Tensor) -> None:
         """Keys and values [tokens, kv_heads, head_dim] into the slots."""

@@ -21,10 +21,10 @@ from reference_impl.model import draw, fused, fused_heads
 
 KERNELS = {
     "norm": fused._rms_norm, "gated": fused._gated, "turns": fused._turns, "heads": fused_heads._turn_heads,
-    "weigh": draw._weigh, "choose": draw._choose,
+    "heads in 8 bits": fused_heads._turn_heads, "weigh": draw._weigh, "choose": draw._choose,
 }
 DATA = ("x", "weight", "out", "gate_up", "qkv", "query_weight", "key_weight", "key_cache", "value_cache", "logits")
-FLOATS = ("cos", "sin", "frequencies", "temperatures", "largest", "found")
+FLOATS = ("cos", "sin", "frequencies", "temperatures", "largest", "found", "k_scale", "v_scale")
 TYPES = dict.fromkeys(FLOATS, "*fp32") | dict.fromkeys(("eps", "query_eps", "key_eps", "amplitude"), "fp32")
 TYPES |= {"positions": "*i32", "slot_mapping": "*i64", "numbers": "*fp64"}
 for name, dtype, warps, constants in json.loads(sys.argv[1]):
@@ -32,6 +32,8 @@ for name, dtype, warps, constants in json.loads(sys.argv[1]):
     types = TYPES | dict.fromkeys(DATA, "*" + dtype)
     if name == "choose":
         types["out"] = "*i64"
+    if name == "heads in 8 bits":
+        types |= dict.fromkeys(("key_cache", "value_cache"), "*fp8e4nv")
     names = kernel.arg_names
     signature = {arg: "constexpr" if arg in constants else types.get(arg, "i32") for arg in names}
     # As when strides are multiples of 16, which those of models are.
@@ -48,6 +50,7 @@ for name, dtype, warps, constants in json.loads(sys.argv[1]):
 """
 
 NO_SLOTS = dict.fromkeys(("key_cache", "value_cache", "slot_mapping"))
+PLAIN = {"k_scale": None, "v_scale": None, "INTERPRETED": False}
 NO_NORMS = dict.fromkeys(("query_weight", "key_weight"))
 QWEN = {"HEADS": 16, "KV_HEADS": 8, "HEAD_DIM": 128, "HALF": 64, "ROWS": 8, "NORMED": True, "STORED": True}
 ODD = {"HEADS": 9, "KV_HEADS": 3, "HEAD_DIM": 20, "HALF": 16, "ROWS": 16, "NORMED": False, "STORED": False}
@@ -59,15 +62,28 @@ CASES: dict[str, tuple[str, str, int, dict[str, object]]] = {
     "gated": ("gated", "bf16", 4, {"INNER": 3072, "BLOCK": 1024}),
     "turns": ("turns", "fp32", 4, {"PLANES": 64, "COLUMNS": 64, "ROWS": 8}),
     "turns of one": ("turns", "fp32", 4, {"PLANES": 10, "COLUMNS": 16, "ROWS": 32}),
-    "heads, normed and stored": ("heads", "bf16", 2, QWEN | {"BLOCK_SIZE": 16, "slot_stride": 1}),
-    "heads, stored in blocks of one": ("heads", "fp16", 2, QWEN | {"NORMED": False, "BLOCK_SIZE": 1} | NO_NORMS),
-    "heads in place": ("heads", "fp32", 2, ODD | {"BLOCK_SIZE": 1} | NO_NORMS | NO_SLOTS),
+    "heads, normed and stored": ("heads", "bf16", 2, QWEN | PLAIN | {"BLOCK_SIZE": 16, "slot_stride": 1}),
+    "heads, stored in 8 bits": ("heads in 8 bits", "bf16", 2, QWEN | {"BLOCK_SIZE": 16, "INTERPRETED": False}),
+    "heads, stored in blocks of one": (
+        "heads",
+        "fp16",
+        2,
+        QWEN | PLAIN | {"NORMED": False, "BLOCK_SIZE": 1} | NO_NORMS,
+    ),
+    "heads in place": ("heads", "fp32", 2, ODD | PLAIN | {"BLOCK_SIZE": 1} | NO_NORMS | NO_SLOTS),
     "weigh": ("weigh", "bf16", 4, {"BLOCK": 4096}),
     "weigh one block": ("weigh", "fp32", 4, {"BLOCK": 1024, "blocks": 1}),
     "choose": ("choose", "bf16", 8, {"BLOCK": 4096, "BLOCKS": 64}),
     "choose from one block": ("choose", "fp32", 8, {"BLOCK": 1024, "BLOCKS": 1, "blocks": 1}),
 }
-WIDE_LOADS = {"norm": 2, "gated": 2, "heads, normed and stored": 2, "weigh": 4, "choose": 2}
+WIDE_LOADS = {
+    "norm": 2,
+    "gated": 2,
+    "heads, normed and stored": 2,
+    "heads, stored in 8 bits": 2,
+    "weigh": 4,
+    "choose": 2,
+}
 """Loads of 16 bytes that a thread must have, where sizes are those of a real model in bfloat16."""
 
 
