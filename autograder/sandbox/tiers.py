@@ -161,8 +161,13 @@ def command(
     raise ValueError(f"unknown sandbox tier {tier!r}; one of {', '.join(TIERS)}")
 
 
+def _found(tool: str) -> str:
+    """Where a tool lies: the worker's environment, which has a path of its own, is not where it is looked for."""
+    return shutil.which(tool) or tool
+
+
 def _bubblewrap(mounted: Mounts, disk_bytes: int, program: Sequence[str], environment: Mapping[str, str]) -> list[str]:
-    args = ["bwrap", "--unshare-all", "--unshare-user", "--uid", str(NOBODY), "--gid", str(NOBODY)]
+    args = [_found("bwrap"), "--unshare-all", "--unshare-user", "--uid", str(NOBODY), "--gid", str(NOBODY)]
     args += [
         "--die-with-parent",
         "--new-session",
@@ -251,7 +256,7 @@ def _unshare(mounted: Mounts, disk_bytes: int, program: Sequence[str], environme
         steps += ["device", device]
     for folder in ("/dev/shm", "/tmp"):
         steps += ["scratch", folder, str(disk_bytes)]
-    args = ["env", "-i", *(f"{name}={value}" for name, value in environment.items())]
+    args = [_found("env"), "-i", *(f"{name}={value}" for name, value in environment.items())]
     # With the judge dies this process, with it (--kill-child) the namespace's first, and with that all others. The
     # signal is asked for inside the user namespace: the kernel forgets what a process asked for before it entered one
     # and gained capabilities there.

@@ -13,7 +13,7 @@ A plan holds, as plain data:
 A view is [buffer, dtype, shape, strides, offset], in elements.
 
 Floats never stand in a plan: whatever holds them is an input, or written by a step. Integers that torch computed do
-(`set`), since the integers of the call stay the same when it is played; so do floats that came from the host.
+(`set`), since the integers of the call stay the same when it is played; so do a few floats that the call did not make.
 """
 
 # Triton ships no types, and a dispatch mode gets whatever torch was called with.
@@ -40,6 +40,9 @@ FILLED_WITH: dict[str, float | None] = {
 }  # fmt: skip
 COPIES = {"aten::copy_", "aten::clone", "aten::_to_copy"}
 NUMBERS = {"i1", "u1", "i8", "u8", "i16", "u16", "i32", "u32", "i64", "u64", "fp32", "fp64"}
+
+KEPT_FLOAT_BYTES = 64 << 10
+"""A larger storage of floats from before the call is a workspace: its contents stay behind."""
 
 COMPUTES, READS, STREAM, THREAD, ARGUMENT, GRAPH, SHAPE, ADDRESS = (
     "computes", "reads", "stream", "thread", "argument", "graph", "shape", "address"
@@ -155,6 +158,9 @@ class Recorder(TorchDispatchMode):
         self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], taken: list[Tensor], given: list[Tensor]
     ) -> None:
         name = func._schema.name
+        for tensor in taken:
+            if tensor.is_cuda:
+                self._place(tensor, kept=True)
         if name in UNWRITTEN:
             for tensor in given:
                 self._place(tensor)
@@ -207,12 +213,13 @@ class Recorder(TorchDispatchMode):
         return place
 
     def _place(self, tensor: Tensor, kept: bool = False) -> _Place:
-        """The place of a tensor's storage. One met first in a launch was kept from before the call (`kept`)."""
+        """The place of a tensor's storage. `kept`: if it is not known, nothing that was seen made it. Then it was kept
+        from before the call, or made of a list on the host; integers and few floats are taken by value."""
         storage = tensor.untyped_storage()
         found = self._places.get(storage.data_ptr())
         if found is not None:
             return found
-        captured = kept and not tensor.is_floating_point()
+        captured = kept and (not tensor.is_floating_point() or storage.nbytes() <= KEPT_FLOAT_BYTES)
         return self._add(storage, ["scratch", storage.nbytes()], captured)
 
     def _captured(self, tensor: Tensor) -> None:
