@@ -8,6 +8,9 @@ since students have no engine. Every bundle is scanned for answers before it is 
 from __future__ import annotations
 
 import io
+import json
+import re
+import sys
 import tempfile
 import tomllib
 import zipfile
@@ -29,7 +32,7 @@ README = """# {lab}
 What you need: Python 3.11 or newer.
 
     python3 -m venv .venv
-    .venv/bin/pip install . notebook
+    .venv/bin/pip install {installed}
     .venv/bin/jupyter notebook {lab}/{lab}.ipynb
 
 `labkit` comes from this folder. Do not install it by name from a package index: what bears that name there is not ours.
@@ -64,14 +67,30 @@ def build_bundle(root: Path, lab: str, target: Path) -> Path:
 
 def _members(root: Path, lab: str, notebook: Path) -> Iterator[tuple[str, bytes]]:
     top = f"padding-to-paging-{lab}"
-    yield f"{top}/README.md", README.format(lab=lab).encode()
+    content = notebook.read_bytes()
+    installed = " ".join([".", "notebook", *packages_of(content)])
+    yield f"{top}/README.md", README.format(lab=lab, installed=installed).encode()
     yield f"{top}/pyproject.toml", _pyproject(root).encode()
-    yield f"{top}/{lab}/{lab}.ipynb", notebook.read_bytes()
+    yield f"{top}/{lab}/{lab}.ipynb", content
     for path in sorted((root / LABKIT).rglob("*")):
         if path.is_file() and path.suffix in LABKIT_SUFFIXES and "__pycache__" not in path.parts:
             yield f"{top}/labkit/{path.relative_to(root / LABKIT).as_posix()}", path.read_bytes()
     for name, content in _evidence(root):
         yield f"{top}/labkit/evidence/{name}", content
+
+
+def packages_of(notebook: bytes) -> list[str]:
+    """The packages that a notebook's cells import at their top level, beside labkit, what it brings and the standard
+    library; a package is taken to bear the name of its distribution."""
+    found = set()
+    for cell in json.loads(notebook)["cells"]:
+        if cell["cell_type"] != "code":
+            continue
+        for line in "".join(cell["source"]).splitlines():
+            imported = re.match(r"(?:import|from) (\w+)", line)
+            if imported is not None:
+                found.add(imported[1])
+    return sorted(found - {"labkit", "numpy", "matplotlib"} - set(sys.stdlib_module_names))
 
 
 def _evidence(root: Path) -> Iterator[tuple[str, bytes]]:

@@ -12,13 +12,14 @@ from typing import Any
 
 import pytest
 
+from autograder.release.bundle import packages_of
 from labkit.evidence import write_bundle
 from labkit.figures import Table
 from reference_impl.memory.block_table import blocks_for
 from reference_impl.padding import pad_rows
 
 ROOT = Path(__file__).resolve().parents[2]
-NOTEBOOK = ROOT / "labs" / "lab3_block_allocator" / "lab3_block_allocator.ipynb"
+LABS = {"lab3": "lab3_block_allocator", "lab4": "lab4_paged_attention"}
 
 
 def anchors(page: str) -> list[str]:
@@ -32,23 +33,39 @@ def test_every_item_of_the_starting_text_that_is_listed_has_its_anchor() -> None
         assert anchors(page).count(anchor) == 1, f"{page}#{anchor}"
 
 
+@pytest.mark.parametrize("name", LABS)
 def test_the_lab_page_shows_every_graded_group_with_the_points_of_the_released_notebook(
-    page: Callable[[str], Any],
+    name: str, page: Callable[[str], Any]
 ) -> None:
-    lab = page("lab3")
+    lab = page(name)
+    notebook = ROOT / "labs" / LABS[name] / f"{LABS[name]}.ipynb"
     graded = {
         cell["metadata"]["nbgrader"]["grade_id"]: cell["metadata"]["nbgrader"]["points"]
-        for cell in json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
+        for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]
         if cell["metadata"].get("nbgrader", {}).get("grade")
     }
     (table,) = (shown for shown in lab.shown if isinstance(shown, Table))
-    assert {name: float(points) for _, name, points, _ in table.rows} == graded
-    assert "<td>copy_on_write</td>" in table._repr_html_()
+    assert {group: float(points) for _, group, points, _ in table.rows} == graded
+    assert f"<td>{list(graded)[1]}</td>" in table._repr_html_()
     assert float(lab.glued["points"]) == sum(graded.values()) == 100
     assert int(lab.glued["groups"]) == len(graded)
 
 
-@pytest.mark.parametrize(("chapter", "glued"), [("rectangles", "share16"), ("paging", "tail16")])
+@pytest.mark.parametrize("name", LABS)
+def test_the_lab_page_says_how_to_unpack_and_install_its_own_archive(name: str) -> None:
+    lab = LABS[name]
+    text = (ROOT / "chapters" / f"{name}.md").read_text(encoding="utf-8")
+    assert f"_generated/{lab}.zip" in text
+    assert f"unzip {lab}.zip && cd padding-to-paging-{lab}\n" in text
+    installed = re.search(r"\.venv/bin/pip install (.+)\n", text)
+    assert installed is not None
+    notebook = ROOT / "labs" / lab / f"{lab}.ipynb"
+    assert installed[1] == " ".join([".", "notebook", *packages_of(notebook.read_bytes())])
+
+
+@pytest.mark.parametrize(
+    ("chapter", "glued"), [("rectangles", "share16"), ("paging", "tail16"), ("measured", "job_rate")]
+)
 def test_the_chapter_runs_from_the_bundle_where_the_engine_is_not_installed(
     chapter: str, glued: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

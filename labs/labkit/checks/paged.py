@@ -127,13 +127,13 @@ def definition(given: Batch) -> Tensor:
 
     block_size, kv_heads = given.key_cache.shape[1], given.key_cache.shape[2]
     query = given.query.double().cpu()
-    group = query.shape[1] // kv_heads
+    sharing = query.shape[1] // kv_heads
     answer = torch.zeros(query.shape, dtype=torch.float64)
     for row, length in enumerate(given.lengths):
         at = torch.arange(length)
         place = given.block_tables[row].cpu()[at // block_size].long(), at % block_size
-        key = given.key_cache.cpu()[place].double().repeat_interleave(group, 1)
-        value = given.value_cache.cpu()[place].double().repeat_interleave(group, 1)
+        key = given.key_cache.cpu()[place].double().repeat_interleave(sharing, 1)
+        value = given.value_cache.cpu()[place].double().repeat_interleave(sharing, 1)
         if length:
             share = torch.softmax(torch.einsum("hd,thd->ht", query[row], key) * given.scale, dim=1)
             answer[row] = torch.einsum("ht,thd->hd", share, value)

@@ -254,6 +254,14 @@ class TestBundle:
         )
         assert {name.split("/")[0] for name in names} == {"README.md", "pyproject.toml", "mini", "labkit"}
 
+    def test_its_readme_installs_what_the_notebook_imports(self, tmp_path: Path) -> None:
+        source = SOURCE.replace("class BlockAllocator:", "import triton\nimport torch, math\nclass BlockAllocator:")
+        root = project(tmp_path / "course", source)
+        write_labs(root)
+        bundle = build_bundle(root, "mini", tmp_path / "mini.zip")
+        readme = zipfile.ZipFile(bundle).read("padding-to-paging-mini/README.md").decode()
+        assert "\n    .venv/bin/pip install . notebook torch triton\n" in readme
+
     def test_its_bytes_depend_on_its_content_alone(self, course: Path, tmp_path: Path) -> None:
         first = build_bundle(course, "mini", tmp_path / "1.zip").read_bytes()
         for path in course.rglob("*.py"):
