@@ -106,10 +106,9 @@ def _decode_row(batch: Batch, read_bytes_per_s: float) -> dict[str, Any]:
     case = batch.case
     first = batch.replicas[0]
     caches = (first.key_cache, first.value_cache, batch.block_tables, batch.context_lens)
-    oracle = reference.paged_decode(first.query, *caches, batch.scale, window=case.window)
-    work = WorkList(
-        len(case.lengths), case.heads, case.kv_heads, case.head_dim, case.dtype, first.query.device, window=case.window
-    ).refresh(batch.context_lens)
+    oracle = reference.paged_decode(first.query, *caches, batch.scale, window=case.window, **batch.scaled)
+    shape = (len(case.lengths), case.heads, case.kv_heads, case.head_dim, case.dtype, first.query.device)
+    work = WorkList(*shape, window=case.window, kv_dtype=case.kv_dtype).refresh(batch.context_lens)
     contenders: dict[str, Callable[[], Calls]] = {
         OURS: lambda: _ours(batch, work),
         TEXTBOOK: lambda: _textbook(batch),
@@ -176,10 +175,10 @@ def _timed(calls: Calls, batch: Batch, oracle: Tensor, padded: bool, read_bytes_
 
 
 def _ours(batch: Batch, work: WorkList) -> Calls:
-    tables, lengths, scale = batch.block_tables, batch.context_lens, batch.scale
+    places, scale, scaled = (batch.block_tables, batch.context_lens), batch.scale, batch.scaled
 
     def call(data: Replica) -> Tensor:
-        paged_decode(data.query, data.key_cache, data.value_cache, tables, lengths, scale, data.out, work=work)
+        paged_decode(data.query, data.key_cache, data.value_cache, *places, scale, data.out, work=work, **scaled)
         return data.out
 
     return [partial(call, data) for data in batch.replicas]
@@ -189,6 +188,8 @@ def _textbook(batch: Batch) -> Calls:
     case, tables, lengths = batch.case, batch.block_tables, batch.context_lens
     if case.window is not None or not textbook_decode.fits(case.head_dim, case.block_size):
         raise NotHere("the textbook's kernel knows no window, and only sizes that are powers of two")
+    if case.narrow:
+        raise NotHere("the textbook's kernel reads what it computes with")
 
     def call(data: Replica) -> Tensor:
         caches = (data.key_cache, data.value_cache, tables, lengths)
@@ -206,6 +207,8 @@ def _padded(batch: Batch) -> Calls:
     case = batch.case
     if case.window is not None:
         raise NotHere("without a mask there is no window")
+    if case.narrow:
+        raise NotHere("torch has no attention over 8-bit floats")
     longest, tables = max(case.lengths), batch.block_tables.long()
 
     def rectangle(cache: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ whose figures fit together."""
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,11 @@ import torch
 pytest.importorskip("triton")
 
 from reference_impl.attention import reference
+from reference_impl.attention.fp8 import FP8
+from reference_impl.attention.work_list import WorkList
 from reference_impl.bench import kernel_cases, kernels
 from reference_impl.bench.cascade import CASCADE_CASES
+from reference_impl.bench.cases import NotHere
 from reference_impl.bench.kernel_cases import DECODE_CASES, DecodeCase, draw
 from reference_impl.bench.prefill_cases import PREFILL_CASES
 from reference_impl.bench.textbook_decode import fits, textbook_decode
@@ -36,6 +40,29 @@ def test_a_drawn_batch_has_the_lengths_and_no_block_twice(monkeypatch: pytest.Mo
     assert case.kv_bytes == 2 * (5 + 33 + 16) * 2 * 32 * 2
     assert len(batch.replicas) == -(-100_000 // case.kv_bytes)
     assert not torch.equal(batch.replicas[0].key_cache, batch.replicas[1].key_cache)
+
+
+def test_a_batch_in_8_bits_is_half_of_the_bytes_and_brings_its_scales(
+    device: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kernel_cases, "REPLICA_BYTES", 1_000)
+    wide = DecodeCase("wide", (5, 33, 16), 4, 2, 32, 16)
+    case = replace(wide, narrow=True)
+    batch = draw(case, torch.Generator(device).manual_seed(0))
+    data = batch.replicas[0]
+    assert 2 * case.kv_bytes == wide.kv_bytes
+    assert data.key_cache.dtype == data.value_cache.dtype == FP8
+    assert data.query.dtype == torch.bfloat16
+    shape = (3, case.heads, case.kv_heads, case.head_dim, case.dtype, device)
+    work = WorkList(*shape, kv_dtype=case.kv_dtype).refresh(batch.context_lens)
+    kernels._ours(batch, work)[0]()
+    caches = (data.key_cache, data.value_cache, batch.block_tables, batch.context_lens)
+    want = reference.paged_decode(data.query, *caches, batch.scale, **batch.scaled)
+    assert float((data.out.double() - want).norm() / want.norm()) <= kernels.ERRORS[case.dtype]
+    assert set(draw(wide, torch.Generator(device).manual_seed(0)).scaled) == set()
+    for contender in (kernels._textbook, kernels._padded):
+        with pytest.raises(NotHere):
+            contender(batch)
 
 
 def test_a_window_counts_only_the_bytes_that_it_shows() -> None:
@@ -69,6 +96,8 @@ def test_the_kept_record_has_every_case_and_figures_that_fit_together() -> None:
     # The record may be older than what is measured now.
     without = [] if "prefill" in kept else [case.name for case in PREFILL_CASES]
     without += [] if "cascade" in kept else [case.name for case in CASCADE_CASES]
+    narrow = [case.name for case in DECODE_CASES if case.narrow]
+    without += [] if any(row["name"] in narrow for row in rows) else narrow
     assert [row["name"] for row in rows] == [name for name in kernels.case_names() if name not in without]
     by_name = {case.name: case for case in DECODE_CASES}
     for row in kept["decode"]:
