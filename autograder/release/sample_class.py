@@ -95,10 +95,10 @@ def _contents(released: Any, solutions: _Solutions) -> Iterator[tuple[str, str, 
 
 
 def _with(released: Any, solution: str) -> Any:
-    """The released notebook with `solution` in its first solution cell."""
+    """The released notebook with `solution` in its last solution cell: what it defines is what counts."""
     notebook = copy.deepcopy(released)
-    cell = next(c for c in notebook["cells"] if c["cell_type"] == "code" and _nbgrader(c).get("solution"))
-    cell["source"] = solution
+    cells = [c for c in notebook["cells"] if c["cell_type"] == "code" and _nbgrader(c).get("solution")]
+    cells[-1]["source"] = solution
     return notebook
 
 

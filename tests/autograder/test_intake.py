@@ -72,6 +72,20 @@ def test_a_missing_check_costs_nothing_and_is_said(tmp_path: Path, lab: Lab) -> 
     assert taken.flags == ("the grade cell group is missing; the course's own copy is used",)
 
 
+def test_what_we_show_behind_a_solution_never_runs_and_is_not_missed(tmp_path: Path) -> None:
+    shown = code("labkit.check('lab', 'a_step', thing)", "check_a_step")
+    released = tmp_path / "released.ipynb"
+    released.write_text(notebook(SETUP, SOLUTION, shown, CHECK))
+    lab = Lab("lab", released, tmp_path)
+    assert [cell.kind for cell in lab.cells] == ["setup", "solution", "shown", "grade"]
+    written = code("y = 2", "write_it", solution=True)
+    for cell in (shown, code("thing(in_a_launch)", "check_a_step"), code("z = 3")):
+        taken = take(submit(tmp_path, notebook(SETUP, written, cell, CHECK)), lab)
+        own = ["z = 3"] if cell["source"] == "z = 3" else []
+        assert [cell.source for cell in taken.cells] == [SETUP["source"], "y = 2", *own]
+        assert taken.flags == ()
+
+
 def test_a_missing_solution_cell_is_said(tmp_path: Path, lab: Lab) -> None:
     taken = take(submit(tmp_path, notebook(SETUP, CHECK)), lab)
     assert "the solution cell write_it is missing; nothing can be taken from it" in taken.flags
