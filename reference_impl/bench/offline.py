@@ -11,6 +11,7 @@ knows nothing of the prompts' arithmetic, so that jobs with long prompts and sho
     read_gb_s      the read ceiling, measured in this run; null on a CPU
     runs           list of:
     model, dtype, lengths, is_real, requests, longest_tokens, prompt_tokens, output_tokens
+                   dtype: "bfloat16", or "bfloat16, KV fp8" where keys and values have another
                    is_real: the script, or a recorded trace; false if lengths were sampled, as there was no trace
     weight_bytes, kv_bytes, floor_tokens_per_s   of the whole job; the last is null on a CPU
     turns          list of: seconds, steps, preemptions
@@ -188,11 +189,12 @@ def run(settings: EngineSettings, job: Job, read_bytes_per_s: float | None, say:
     turns = [_turn(engine, wanted, say) for _ in range(job.turns)]
     floor = floor_of(wanted, loaded.transformer.weight_bytes, built.profile.bytes_per_token)
     figures = _figures(turns, sum(ask.params.max_tokens for ask in wanted), floor, read_bytes_per_s)
-    published = job.lengths == SCRIPT and job.model == PUBLISHED_SHAPE and read_bytes_per_s is not None
+    narrow = settings.kv_cache_dtype != "auto"
+    published = job.lengths == SCRIPT and job.model == PUBLISHED_SHAPE and read_bytes_per_s is not None and not narrow
     met = figures["tokens_per_s"] >= GOAL_TOKENS_PER_S
     return {
         "model": job.model,
-        "dtype": settings.dtype,
+        "dtype": f"{settings.dtype}, KV {settings.kv_cache_dtype}" if narrow else settings.dtype,
         "lengths": job.lengths,
         "is_real": is_real,
         "requests": len(wanted),

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from reference_impl.bench.record import commit
-from reference_impl.engine.options import DTYPES, SWITCH, EngineSettings, parse_bytes
+from reference_impl.engine.options import DTYPES, KV_DTYPES, SWITCH, EngineSettings, parse_bytes
 from reference_impl.sched.setup import ALLOCATORS, PREFIX_CACHES
 from reference_impl.subcommands import Commands, check_output
 
@@ -29,6 +29,9 @@ def add_parsers(suites: Commands) -> None:
         "kept, two shapes and the lengths of two traces. With one of them: that job alone, kept where --json says.",
     )
     _add_engine(offline, max_tokens_per_step=16_384)
+    offline.add_argument(
+        "--kv-cache-dtype", default="auto", choices=KV_DTYPES, help="fp8: in 8 bits, kept where --json says"
+    )
     offline.set_defaults(model=None)
     offline.add_argument("--lengths", help="script, as nano-vllm published it, or a trace: azure_conv, ...")
     offline.add_argument("--requests", type=int, metavar="N", help="of a trace (default: 256)")
@@ -121,10 +124,11 @@ def _offline(args: argparse.Namespace) -> int:
     alone = {name: value for name, value in asked.items() if value is not None}
     chosen = [offline.Job(**alone)] if alone else offline.KEPT
     jobs = [replace(job, turns=args.turns) for job in chosen]
-    settings = replace(_settings(args, memory_share=args.memory_share), model=jobs[0].model)
+    more = {"memory_share": args.memory_share, "kv_cache_dtype": args.kv_cache_dtype}
+    settings = replace(_settings(args, **more), model=jobs[0].model)
     record = offline.measure(settings, jobs, args.commit or commit(), _say)
     print("\n".join(offline.lines(record)))
-    if not alone or args.json is not None:
+    if args.json is not None or not (alone or args.kv_cache_dtype != "auto"):
         keep(record, args.json or RESULTS / "offline.json")
     return 0
 

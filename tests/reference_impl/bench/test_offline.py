@@ -136,12 +136,42 @@ def test_one_job_is_kept_only_where_it_is_asked_for(
     check_record(json.loads((tmp_path / "mine.json").read_text(encoding="utf-8")))
 
 
+def test_a_job_with_keys_and_values_in_8_bits_says_so_and_has_half_of_their_bytes_and_no_goal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("reference_impl.bench.serving_command.RESULTS", tmp_path)
+    options = [
+        "--dtype",
+        "bfloat16",
+        "--device",
+        "cpu",
+        "--turns",
+        "1",
+        "--memory-share",
+        "0.001",
+        "--max-running",
+        "4",
+    ]
+    job = ["bench", "offline", "--model", "tiny", "--lengths", "azure_code", "--requests", "2", *options]
+    kept = []
+    for kind in ("auto", "fp8"):
+        assert main([*job, "--kv-cache-dtype", kind, "--json", str(tmp_path / f"{kind}.json")]) == 0
+        kept.append(json.loads((tmp_path / f"{kind}.json").read_text(encoding="utf-8"))["runs"][0])
+    assert [run["dtype"] for run in kept] == ["bfloat16", "bfloat16, KV fp8"]
+    assert kept[0]["kv_bytes"] == 2 * kept[1]["kv_bytes"]
+    assert kept[1]["goal"] is None
+    assert "tiny bfloat16, KV fp8, 2 requests" in capsys.readouterr().out
+
+
 def test_the_command_without_a_job_runs_those_that_are_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, record: dict[str, Any]
 ) -> None:
     asked: list[Job] = []
     monkeypatch.setattr("reference_impl.bench.serving_command.RESULTS", tmp_path)
     monkeypatch.setattr(offline, "measure", lambda settings, jobs, *rest: asked.extend(jobs) or record)
+    assert main(["bench", "offline", "--kv-cache-dtype", "fp8"]) == 0
+    assert list(tmp_path.iterdir()) == [], "other bytes are no record of what is kept"
+    asked.clear()
     assert main(["bench", "offline", "--turns", "2"]) == 0
     assert [(job.model, job.lengths, job.requests, job.turns) for job in asked] == [
         ("qwen3-0.6b", "script", 256, 2),
