@@ -41,6 +41,7 @@ class AttentionMetadata:
     cu_seqlens    [sequences + 1] int32: where each sequence's query tokens begin
     query_tokens, context_tokens: the same counts on the host, so that nobody waits for the device to learn them
     num_decodes: sequences with one query token; they stand first
+    host_tables: block_tables as the host has them; None in a graph, where they may be others in every step
     worked_out: what an attention found out about this batch in its first layer and needs again in the others; whoever
     puts something in has a key of its own, and it goes with the batch
     """
@@ -52,6 +53,7 @@ class AttentionMetadata:
     query_tokens: tuple[int, ...]
     context_tokens: tuple[int, ...]
     num_decodes: int
+    host_tables: NDArray[np.int32] | None = field(default=None, compare=False, repr=False)
     worked_out: dict[Hashable, Any] = field(default_factory=dict, compare=False, repr=False)
 
     @property
@@ -80,9 +82,8 @@ class BatchLayout:
     def metadata(self, arrays: Sequence[Tensor]) -> AttentionMetadata:
         """The batch, with `arrays` as the device has them."""
         slots, tables, contexts, starts = arrays
-        return AttentionMetadata(
-            slots, tables, contexts, starts, self.query_tokens, self.context_tokens, self.num_decodes
-        )
+        counts = (self.query_tokens, self.context_tokens, self.num_decodes)
+        return AttentionMetadata(slots, tables, contexts, starts, *counts, host_tables=self.block_tables)
 
 
 def build_metadata(

@@ -2,8 +2,10 @@
 
 Owns: which part of a batch goes to which kernel, and the work lists of a step. Knows nothing of how a kernel works.
 Sequences with one query token stand first and go to `paged_decode` in one launch, all others to `paged_prefill` in
-another, whatever their lengths. Nothing here waits for the GPU, and nothing that is launched depends on lengths the
-host has: a batch of decodes can be captured in a CUDA graph and replayed when the numbers in its tensors have changed.
+another, whatever their lengths. Where the host's tables show that all decodes begin in the same blocks, and enough of
+them, `cascade_decode` reads these once. Nothing here waits for the GPU, and without tables of the host nothing that is
+launched depends on numbers it has: such a batch of decodes can be captured in a CUDA graph, and replayed when the
+numbers in its tensors have changed.
 """
 
 from __future__ import annotations
@@ -11,6 +13,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from reference_impl.attention.cascade_decode import cascade_decode
+from reference_impl.attention.cascade_work import CascadeWork
+from reference_impl.attention.common_prefix import PAYS_BYTES, common_prefix_tokens, spared_bytes
 from reference_impl.attention.fp8 import KVScales
 from reference_impl.attention.metadata import AttentionMetadata
 from reference_impl.attention.paged_decode import paged_decode
@@ -25,6 +30,15 @@ class TritonAttention:
     stores_by_copy = True
     """To store is to copy, or with scales what `fp8.quantised` says, and nothing else: a kernel that holds keys and
     values may write them into their slots."""
+
+    def __init__(self, *, cascade_bytes: int | None = PAYS_BYTES) -> None:
+        """cascade_bytes: what a common prefix must spare a layer to be read once; None: each sequence reads its own.
+
+        Raises: ValueError on a number below 1.
+        """
+        if cascade_bytes is not None and cascade_bytes < 1:
+            raise ValueError(f"cascade_bytes must be at least 1, got {cascade_bytes}; None turns it off")
+        self.cascade_bytes = cascade_bytes
 
     def store_kv(
         self,
@@ -53,7 +67,7 @@ class TritonAttention:
     ) -> Tensor:
         """As in the contract; a pad gets zeros. Raises: ValueError on shapes or types that do not go together.
 
-        Cost: at most two launches a layer, and one a step for the work list.
+        Cost: at most three launches a layer, and one a step for the work list.
         """
         out = torch.empty(query.shape, dtype=query.dtype, device=query.device)
         tokens, decodes = sum(metadata.query_tokens), metadata.num_decodes
@@ -62,18 +76,7 @@ class TritonAttention:
         tables, contexts = metadata.block_tables, metadata.context_lens
         k_scale, v_scale = scales or (None, None)
         if decodes:
-            paged_decode(
-                query[:decodes],
-                key_cache,
-                value_cache,
-                tables[:decodes],
-                contexts[:decodes],
-                scale,
-                out[:decodes],
-                work=_work_list(query, key_cache, metadata, window),
-                k_scale=k_scale,
-                v_scale=v_scale,
-            )
+            self._decode(query, key_cache, value_cache, metadata, scale, out, window, scales)
         if decodes < len(metadata.query_tokens):
             paged_prefill(
                 query[decodes:tokens],
@@ -89,6 +92,77 @@ class TritonAttention:
                 v_scale=v_scale,
             )
         return out
+
+    def _decode(
+        self,
+        query: Tensor,
+        key_cache: Tensor,
+        value_cache: Tensor,
+        metadata: AttentionMetadata,
+        scale: float,
+        out: Tensor,
+        window: int | None,
+        scales: KVScales | None,
+    ) -> None:
+        """The first rows, in the way that reads less."""
+        decodes, (k_scale, v_scale) = metadata.num_decodes, scales or (None, None)
+        query, out = query[:decodes], out[:decodes]
+        tables, contexts = metadata.block_tables[:decodes], metadata.context_lens[:decodes]
+        if prefix := self._prefix_tokens(key_cache, metadata, window):
+            cascade_decode(
+                query,
+                key_cache,
+                value_cache,
+                tables[0],
+                prefix,
+                tables,
+                contexts,
+                scale,
+                out,
+                work=_cascade_work(query, key_cache, metadata, prefix),
+                k_scale=k_scale,
+                v_scale=v_scale,
+            )
+            return
+        paged_decode(
+            query,
+            key_cache,
+            value_cache,
+            tables,
+            contexts,
+            scale,
+            out,
+            work=_work_list(query, key_cache, metadata, window),
+            k_scale=k_scale,
+            v_scale=v_scale,
+        )
+
+    def _prefix_tokens(self, key_cache: Tensor, metadata: AttentionMetadata, window: int | None) -> int:
+        """Tokens that are read once for all decodes; 0 if that does not pay, or a window may hide some of them."""
+        host, decodes = metadata.host_tables, metadata.num_decodes
+        if self.cascade_bytes is None or host is None or window is not None:
+            return 0
+        _, block_size, kv_heads, head_dim = key_cache.shape
+        key = (common_prefix_tokens, block_size)
+        if key not in metadata.worked_out:
+            contexts = metadata.context_tokens[:decodes]
+            metadata.worked_out[key] = common_prefix_tokens(host[:decodes], contexts, block_size)
+        tokens: int = metadata.worked_out[key]
+        spared = spared_bytes(decodes, tokens, 2 * kv_heads * head_dim * key_cache.element_size())
+        return tokens if spared >= self.cascade_bytes else 0
+
+
+def _cascade_work(query: Tensor, key_cache: Tensor, metadata: AttentionMetadata, prefix_tokens: int) -> CascadeWork:
+    """The step's, made by its first layer."""
+    _, heads, head_dim = query.shape
+    kv_heads, kv_dtype = key_cache.shape[2], key_cache.dtype
+    key = (CascadeWork, heads, kv_heads, head_dim, query.dtype, kv_dtype)
+    work: CascadeWork | None = metadata.worked_out.get(key)
+    if work is None:
+        batch = metadata.num_decodes
+        work = CascadeWork(batch, heads, kv_heads, head_dim, query.dtype, query.device, kv_dtype=kv_dtype)
+        metadata.worked_out[key] = work.refresh(metadata.context_lens[:batch], prefix_tokens)
+    return work
 
 
 def _work_list(query: Tensor, key_cache: Tensor, metadata: AttentionMetadata, window: int | None) -> WorkList:

@@ -15,14 +15,16 @@ import torch
 
 from labkit.contracts import AttentionBackend
 from reference_impl.attention.backend import Attention
+from reference_impl.attention.common_prefix import PAYS_BYTES
 from reference_impl.attention.fp8 import KVScales
 from reference_impl.attention.lab4 import Lab4Attention
 from reference_impl.attention.torch_attention import TorchAttention
 from reference_impl.engine.contract_check import check_plugins
+from reference_impl.engine.device import on_device
 from reference_impl.engine.engine import Engine
 from reference_impl.engine.kv_scales import find_scales
 from reference_impl.engine.memory_profile import MemoryProfile, profile_memory
-from reference_impl.engine.options import KV_DTYPES, SWITCH, EngineSettings
+from reference_impl.engine.options import CASCADE, KV_DTYPES, SWITCH, EngineSettings
 from reference_impl.engine.pipelined import PipelinedEngine
 from reference_impl.engine.runner import Runner
 from reference_impl.memory.events import EventLog
@@ -51,7 +53,7 @@ def build_engine(settings: EngineSettings, *, log: EventLog | None = None, loade
     check_plugins(settings.block_allocator, settings.prefix_cache, settings.scheduler, settings.attention)
     loaded = loaded or load_model(settings.model, dtype=settings.dtype, device=settings.device)
     longest = settings.max_context_tokens or loaded.config.max_context_tokens
-    attention = _attention(settings.attention, loaded.transformer.device)
+    attention = _attention(settings, loaded.transformer.device)
     graph_rows = _graph_rows(settings, attention, loaded.transformer.device)
     kv_scales = _kv_scales(settings, attention, loaded)
     profile = profile_memory(
@@ -156,11 +158,14 @@ def _kv_scales(settings: EngineSettings, attention: Attention, loaded: LoadedMod
         return None
     if isinstance(attention, Lab4Attention):
         raise ValueError(f"kv_cache_dtype fp8 needs attention of ours: lab 4 ({settings.attention}) knows no scales")
-    return find_scales(loaded.transformer)
+    with on_device(loaded.transformer.device):
+        return find_scales(loaded.transformer)
 
 
-def _attention(name: str | None, device: torch.device) -> Attention:
+def _attention(settings: EngineSettings, device: torch.device) -> Attention:
     """Raises: ValueError naming what is not there."""
+    _check_switch("cascade", settings.cascade, CASCADE)
+    name = settings.attention
     if name is not None and is_plugin(name):
         return Lab4Attention(load_backend(name, AttentionBackend))
     on_gpu = device.type == "cuda"
@@ -177,7 +182,7 @@ def _attention(name: str | None, device: torch.device) -> Attention:
         from reference_impl.attention.triton_attention import TritonAttention
     except ImportError as error:
         raise ValueError(f"attention triton needs the package {error.name}: pip install {error.name}") from None
-    return TritonAttention()
+    return TritonAttention(cascade_bytes=PAYS_BYTES if settings.cascade == "auto" else None)
 
 
 def _graph_rows(settings: EngineSettings, attention: Attention, device: torch.device) -> int:

@@ -16,6 +16,7 @@ RECOVERIES = ("recompute", "swap")
 DTYPES = ("float32", "bfloat16", "float16")
 KV_DTYPES = ("auto", "fp8")
 SWITCH = ("auto", "on", "off")
+CASCADE = ("auto", "off")
 _UNITS = {"": 1, "kib": 2**10, "mib": 2**20, "gib": 2**30, "kb": 10**3, "mb": 10**6, "gb": 10**9}
 
 
@@ -30,8 +31,9 @@ class EngineSettings:
     on an NVIDIA GPU and "torch" elsewhere. cuda_graphs: "auto" captures steps that only decode where that can be, which
     is with "triton" on an NVIDIA GPU; "on" refuses to run where it cannot, "off" captures nothing. overlap: "auto"
     plans a step while a GPU computes the one before, where all parts are ours; "on" does so on a CPU too.
-    kv_cache_dtype: "auto" keeps keys and values in the model's dtype, "fp8" in 8 bits with scales that are found when
-    the engine is made (`kv_scales.py`).
+    cascade: "auto" lets decodes that begin in the same blocks read these once, where that pays: with "triton", in steps
+    that are no graphs; "off" never does. kv_cache_dtype: "auto" keeps keys and values in the model's dtype, "fp8" in 8
+    bits with scales that are found when the engine is made (`kv_scales.py`).
     """
 
     model: str
@@ -55,6 +57,7 @@ class EngineSettings:
     attention: str | None = None
     cuda_graphs: str = "auto"
     overlap: str = "auto"
+    cascade: str = "auto"
     debug: bool = False
 
 
@@ -64,7 +67,7 @@ def add_engine_options(parser: argparse.ArgumentParser) -> None:
     model = parser.add_argument_group("model")
     model.add_argument("--model", default=defaults.model, help="tiny, smollm2, a folder or a .gguf (default: smollm2)")
     model.add_argument("--dtype", default=defaults.dtype, choices=DTYPES)
-    model.add_argument("--device", default=defaults.device, help="cpu (default) or cuda")
+    model.add_argument("--device", default=defaults.device, help="cpu (default), cuda or cuda:N")
     memory = parser.add_argument_group("memory")
     memory.add_argument("--kv-memory", type=parse_bytes, metavar="BYTES", help="for keys and values, as 512MiB or 2GiB")
     memory.add_argument(
@@ -99,6 +102,12 @@ def add_engine_options(parser: argparse.ArgumentParser) -> None:
         choices=SWITCH,
         help="plan a step while the last is computed (default: auto)",
     )
+    steps.add_argument(
+        "--cascade",
+        default=defaults.cascade,
+        choices=CASCADE,
+        help="read a prefix that all decodes share once, with triton in steps without graphs (default: auto)",
+    )
     steps.add_argument("--debug", action="store_true", help="check every invariant after every step")
 
 
@@ -126,6 +135,7 @@ def settings_from(args: argparse.Namespace, *, max_waiting: int | None = None) -
         attention=args.attention,
         cuda_graphs=args.cuda_graphs,
         overlap=args.overlap,
+        cascade=args.cascade,
         debug=args.debug,
     )
 

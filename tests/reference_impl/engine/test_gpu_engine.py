@@ -17,6 +17,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from reference_impl.engine import build
 from reference_impl.engine.build import build_engine
 from reference_impl.engine.decode_graphs import DecodeGraphs, graph_sizes
 from reference_impl.engine.generate import Ask, Told, generate
@@ -183,6 +184,34 @@ def test_what_graphs_keep_is_measured_and_left_free() -> None:
 
 @on_gpu
 @pytest.mark.gpu
+@pytest.mark.parametrize("n", [1, 3])
+def test_a_prefix_that_is_read_once_changes_no_token(n: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Prompts that begin alike, behind a prefix cache, and answers that fork; prompts come and go meanwhile."""
+    from reference_impl.attention import triton_attention
+
+    system = [place * 11 % 256 for place in range(70)]
+    wanted = [Ask(system + ask.prompt[: 1 + 3 * number], ask.params) for number, ask in enumerate(asks(0.0, n)[:12])]
+    calls: list[int] = []
+    cascade_decode = triton_attention.cascade_decode
+
+    def counted(*args: Any, **options: Any) -> None:
+        calls.append(args[4])
+        cascade_decode(*args, **options)
+
+    monkeypatch.setattr(triton_attention, "cascade_decode", counted)
+    monkeypatch.setattr(build, "PAYS_BYTES", 1)
+    # The first prompt fills its step, so that all others find its blocks.
+    parts = {"cuda_graphs": "off", "prefix_cache": "hash", "max_tokens_per_step": 71}
+    expected = answers(model("qwen3", "cpu"), wanted, prefix_cache="hash")
+    assert answers(model("qwen3", "cuda"), wanted, **parts) == expected
+    assert max(calls) >= 64, "four blocks of 16 tokens begin every prompt"
+    before = len(calls)
+    assert answers(model("qwen3", "cuda"), wanted, cascade="off", **parts) == expected
+    assert len(calls) == before
+
+
+@on_gpu
+@pytest.mark.gpu
 def test_a_second_gpu_is_where_the_kernels_of_its_engine_go() -> None:
     if torch.cuda.device_count() < 2:
         pytest.skip("needs a second GPU")
@@ -263,6 +292,7 @@ def test_without_a_gpu_graphs_are_refused_with_the_device() -> None:
         ({"cuda_graphs": "on"}, "cuda_graphs on needs attention triton on an NVIDIA GPU"),
         ({"attention": "triton"}, "attention triton runs on an NVIDIA GPU, this model is on cpu: take torch"),
         ({"cuda_graphs": "maybe"}, "cuda_graphs must be auto, on, off, got 'maybe'"),
+        ({"cascade": "on"}, "cascade must be auto, off, got 'on'"),
     ):
         with pytest.raises(ValueError, match=said):
             build_engine(EngineSettings("llama", **settings), loaded=loaded)  # type: ignore[arg-type]
