@@ -72,9 +72,9 @@ def grade(course: Course, job: Job, limits: Limits | None = None) -> SubmissionR
         return job.result("infra", time.monotonic() - start, flags=("INFRA: the file changed before it was graded",))
     try:
         tests = hidden_tests(lab)
-        session = Session(
-            Plan(submission.cells, job.tier, limits, tuple(lab.suite.PACKAGES), lab.environment(job.device))
-        )
+        packages, environment = tuple(lab.suite.PACKAGES), lab.environment(job.device)
+        gpu = job.device == "cuda"
+        session = Session(Plan(submission.cells, job.tier, limits, packages, environment, gpu=gpu))
         try:
             groups = _judge(lab, tests, session, job)
         finally:
