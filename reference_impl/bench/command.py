@@ -33,7 +33,7 @@ _PROFILE_LINES = 8
 _SUITES = {
     "memory": "memory, scheduler and simulator",
     "cpu": "the engine beside transformers, and paged beside reserved",
-    "kernels": "attention on an NVIDIA GPU",
+    "kernels": "attention on an NVIDIA GPU, beside FlashInfer and vLLM where they can be imported",
 }
 
 
