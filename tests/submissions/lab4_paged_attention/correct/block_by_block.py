@@ -1,0 +1,81 @@
+"""One block an iteration, whatever its size: its table entry is one number, its tokens are a tile."""
+
+import torch
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def store_rows(
+    source, cache, slots, rows, kv_heads, source_t, source_h, cache_b, cache_o, cache_h, slot_stride,
+    BLOCK_SIZE: tl.constexpr, HEAD_DIM: tl.constexpr, ROWS: tl.constexpr,
+):  # fmt: skip
+    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    token = row // kv_heads
+    head = row % kv_heads
+    slot = tl.load(slots + token * slot_stride, mask=row < rows, other=-1).to(tl.int64)
+    dim = tl.arange(0, HEAD_DIM)
+    kept = (slot >= 0)[:, None] & (dim >= 0)[None, :]
+    moved = tl.load(source + (token * source_t + head * source_h)[:, None] + dim[None, :], mask=kept)
+    to = slot // BLOCK_SIZE * cache_b + slot % BLOCK_SIZE * cache_o + head * cache_h
+    tl.store(cache + to[:, None] + dim[None, :], moved, mask=kept)
+
+
+def store_kv(key, value, key_cache, value_cache, slot_mapping):
+    tokens, kv_heads, head_dim = key.shape
+    if tokens == 0:
+        return
+    rows = tokens * kv_heads
+    for source, cache in ((key, key_cache), (value, value_cache)):
+        store_rows[(triton.cdiv(rows, 16),)](
+            source, cache, slot_mapping, rows, kv_heads, *source.stride()[:2], *cache.stride()[:3],
+            slot_mapping.stride(0), BLOCK_SIZE=cache.shape[1], HEAD_DIM=head_dim, ROWS=16,
+        )  # fmt: skip
+
+
+@triton.jit
+def attention_kernel(
+    query, key_cache, value_cache, tables, lens, out, scale,
+    q_s, q_h, out_s, out_h, kc_b, kc_o, kc_h, vc_b, vc_o, vc_h, table_s, table_e, lens_stride,
+    GROUP: tl.constexpr, BLOCK_SIZE: tl.constexpr, HEAD_DIM: tl.constexpr, TILE: tl.constexpr,
+):  # fmt: skip
+    sequence = tl.program_id(0).to(tl.int64)
+    head = tl.program_id(1).to(tl.int64)
+    kv_head = head // GROUP
+    dim = tl.arange(0, HEAD_DIM)
+    q = tl.load(query + sequence * q_s + head * q_h + dim).to(tl.float32) * scale
+    length = tl.load(lens + sequence * lens_stride)
+    top = float("-inf")
+    total = 0.0
+    found = tl.zeros((HEAD_DIM,), dtype=tl.float32)
+    offset = tl.arange(0, TILE)
+    for number in range(0, (length + BLOCK_SIZE - 1) // BLOCK_SIZE):
+        block = tl.load(tables + sequence * table_s + number * table_e).to(tl.int64)
+        there = (offset < BLOCK_SIZE) & (number * BLOCK_SIZE + offset < length)
+        at_key = block * kc_b + offset * kc_o + kv_head * kc_h
+        at_value = block * vc_b + offset * vc_o + kv_head * vc_h
+        k = tl.load(key_cache + at_key[:, None] + dim[None, :], mask=there[:, None], other=0.0).to(tl.float32)
+        v = tl.load(value_cache + at_value[:, None] + dim[None, :], mask=there[:, None], other=0.0).to(tl.float32)
+        score = tl.where(there, tl.sum(k * q[None, :], 1), float("-inf"))
+        higher = tl.maximum(top, tl.max(score, 0))
+        fade = tl.exp(top - higher)
+        weight = tl.exp(score - higher)
+        total = total * fade + tl.sum(weight, 0)
+        found = found * fade + tl.sum(weight[:, None] * v, 0)
+        top = higher
+    if length > 0:
+        found = found / total
+    tl.store(out + sequence * out_s + head * out_h + dim, found.to(out.dtype.element_ty))
+
+
+def paged_attention(query, key_cache, value_cache, block_tables, context_lens, scale, out):
+    batch, heads, head_dim = query.shape
+    if batch == 0:
+        return
+    attention_kernel[(batch, heads)](
+        query, key_cache, value_cache, block_tables, context_lens, out, scale,
+        *query.stride()[:2], *out.stride()[:2], *key_cache.stride()[:3], *value_cache.stride()[:3],
+        *block_tables.stride(), context_lens.stride(0),
+        GROUP=heads // key_cache.shape[2], BLOCK_SIZE=key_cache.shape[1], HEAD_DIM=head_dim,
+        TILE=max(16, triton.next_power_of_2(key_cache.shape[1])),
+    )  # fmt: skip
