@@ -1,6 +1,6 @@
-"""Two figures of attention over blocks: the walk of a query, and the softmax that sees each token once.
+"""Three figures of attention over blocks: the walk of a query, the softmax in one pass, and who works how long.
 
-Owns: how they are drawn. Both compute what they show from a table or from scores, in plain Python. Knows nothing of
+Owns: how they are drawn. They compute what they show from a table, scores or lengths, in plain Python. Knows nothing of
 anybody's kernel.
 Source: Kwon et al., SOSP 2023, figure 5, for the walk; Milakov and Gimelshein, 2018, for the softmax.
 """
@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from labkit.draw import HATCH, WIDTH, box, label
 from labkit.figures import Figure, Table
 
-_COLUMNS = 6
+_COLUMNS, _HIGH = 6, 48
 _FILL, _LINE = "var(--p2p-a, #d6e8f7)", "var(--p2p-a-line, #005a9c)"
 _OTHER, _RULE = "var(--p2p-other, #e8eaed)", "var(--p2p-rule, #757c85)"
 _SECOND = "var(--p2p-b-line, #9a4a00)"
@@ -45,7 +45,7 @@ def page_walk_figure(table: Sequence[int], length: int, block_size: int, num_blo
     shapes.append(label(2, 85, f"Memory: {num_blocks} blocks", 12, weight=700))
     width = (WIDTH - 4) / _COLUMNS
     for block in range(num_blocks):
-        x, y = 3 + block % _COLUMNS * width, 94 + block // _COLUMNS * 46.0
+        x, y = 3 + block % _COLUMNS * width, 94 + block // _COLUMNS * (_HIGH + 4.0)
         shapes += _block(block, blocks.index(block) if block in blocks else None, x, y, width - 2, length, block_size)
     rows = [
         (
@@ -61,7 +61,7 @@ def page_walk_figure(table: Sequence[int], length: int, block_size: int, num_blo
         f"{length} tokens lie in blocks {', '.join(map(str, blocks))}, which are read in this order; "
         f"{slots - length} of the last block's {block_size} slots hold no token and are masked out. "
         f"The other {num_blocks - needed} blocks are not touched.",
-        (WIDTH, 98 + -(-num_blocks // _COLUMNS) * 46),
+        (WIDTH, 98 + -(-num_blocks // _COLUMNS) * (_HIGH + 4)),
         "".join(shapes),
         Table(("Step", "Block", "Tokens read", "Slots masked"), rows),
     )
@@ -69,18 +69,13 @@ def page_walk_figure(table: Sequence[int], length: int, block_size: int, num_blo
 
 def _block(block: int, step: int | None, x: float, y: float, width: float, length: int, block_size: int) -> list[str]:
     if step is None:
-        return [
-            box(x, y, width, 42, _OTHER, _RULE),
-            label(x + 4, y + 13, str(block), 11.5),
-        ]
-    last = min(length, (step + 1) * block_size) - 1
-    first = step * block_size
-    tokens = f"{first} to {last}" if last > first else str(first)
+        return [box(x, y, width, _HIGH, _OTHER, _RULE), label(x + 4, y + 13, str(block), 11.5)]
+    first, last = step * block_size, min(length, (step + 1) * block_size) - 1
     return [
-        box(x, y, width, 42, _FILL, _LINE, 2),
+        box(x, y, width, _HIGH, _FILL, _LINE, 2),
         label(x + 4, y + 13, str(block), 11.5),
-        label(x + width - 4, y + 13, f"step {step + 1}", 11, anchor="end", weight=700),
-        label(x + width / 2, y + 33, tokens, 11.5, anchor="middle"),
+        label(x + width / 2, y + 28, f"step {step + 1}", 11.5, anchor="middle", weight=700),
+        label(x + width / 2, y + 43, f"{first} to {last}" if last > first else str(first), 11.5, anchor="middle"),
     ]
 
 
@@ -133,3 +128,54 @@ def _online(scores: Sequence[float], block_size: int) -> list[tuple[int, str, fl
         top = higher
         rows.append((first // block_size, f"{first} to {first + len(part) - 1}", top, fade, total))
     return rows
+
+
+def programs_figure(lengths: Sequence[int], part_tokens: int, processors: int) -> Figure:
+    """A program for each context above, one for each part of it below, on `processors` that each take the next one.
+
+    A program takes as long as it has tokens. Raises: ValueError, with the value, without tokens or on sizes below 1.
+    """
+    if part_tokens < 1 or processors < 1 or not any(lengths) or min(lengths) < 0:
+        raise ValueError(f"need tokens, parts and processors, got {list(lengths)}, {part_tokens} and {processors}")
+    whole = [(sequence, length) for sequence, length in enumerate(lengths) if length]
+    cut = [
+        (sequence, min(part_tokens, length - first))
+        for sequence, length in whole
+        for first in range(0, length, part_tokens)
+    ]
+    runs = [
+        ("a program for each context", _placed(whole, processors)),
+        ("a program for each part", _placed(cut, processors)),
+    ]
+    ends = [max(start + tokens for _, _, start, tokens in placed) for _, placed in runs]
+    shapes, rows, top = [], [], 0.0
+    for (name, placed), end in zip(runs, ends, strict=True):
+        shapes.append(label(2, top + 15, f"{name.capitalize()}: done after {end:,} tokens", 12, weight=700))
+        for sequence, processor, start, tokens in placed:
+            x, width = 2 + start * (WIDTH - 4) / max(ends), tokens * (WIDTH - 4) / max(ends)
+            y = top + 22 + processor * 20
+            shapes.append(box(x, y, max(width - 1, 0.5), 18, _FILL if sequence % 2 else _OTHER, _LINE))
+            if width > 16:
+                shapes.append(label(x + width / 2, y + 13, str(sequence), 11.5, anchor="middle"))
+        busy = sum(tokens for *_, tokens in placed) / (end * processors)
+        rows.append((name, f"{len(placed):,}", f"{max(tokens for *_, tokens in placed):,}", f"{end:,}", f"{busy:.0%}"))
+        top += 36 + processors * 20
+    return Figure(
+        "Who works how long",
+        f"{len(whole)} contexts with {sum(lengths):,} tokens on {processors} processors. With a program for each of "
+        f"them the last is done after {ends[0]:,} tokens, with parts of {part_tokens:,} tokens after {ends[1]:,}. No way is faster than {-(-sum(lengths) // processors):,}. The number in a bar is its sequence.",
+        (WIDTH, top),
+        "".join(shapes),
+        Table(("Way", "Programs", "Longest walk", "Done after", "Busy"), rows),
+    )
+
+
+def _placed(programs: Sequence[tuple[int, int]], processors: int) -> list[tuple[int, int, int, int]]:
+    """(sequence, processor, start, tokens) of each program: in order, each on the processor that is free first."""
+    free = [0] * processors
+    placed = []
+    for sequence, tokens in programs:
+        processor = free.index(min(free))
+        placed.append((sequence, processor, free[processor], tokens))
+        free[processor] += tokens
+    return placed

@@ -47,6 +47,7 @@ def test_every_version_may_be_handed_in(group: str, version: str, model_solution
     assert failed(group, SimpleNamespace(paged_attention=getattr(model_solution, version))) == {}
 
 
+@pytest.mark.filterwarnings("ignore::RuntimeWarning:triton")
 @pytest.mark.parametrize("mistake", MISTAKES.values(), ids=list(MISTAKES))
 def test_each_mistake_is_caught_by_the_property_that_speaks_of_it(
     mistake: Mistake, cells: list[tuple[str, str]], solved: Solved

@@ -84,6 +84,7 @@ def test_the_worked_example_is_what_the_merge_gives(model_solution: SimpleNamesp
         top, total, found = state
         return f"| {float(top) / 0.6931471805599453:g} | {float(total):g} | {float(found):g} |"
 
+    source_text = " ".join(source_text.split())
     assert f"| block 3: tokens 0, 1 {row(first)}" in source_text
     assert f"| block 1: token 2 {row(both)}" in source_text
     assert f"The answer is 5 / 1.625 = {float(both[2] / both[1]):.4f}" in source_text
