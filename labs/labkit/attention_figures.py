@@ -163,7 +163,8 @@ def programs_figure(lengths: Sequence[int], part_tokens: int, processors: int) -
     return Figure(
         "Who works how long",
         f"{len(whole)} contexts with {sum(lengths):,} tokens on {processors} processors. With a program for each of "
-        f"them the last is done after {ends[0]:,} tokens, with parts of {part_tokens:,} tokens after {ends[1]:,}. No way is faster than {-(-sum(lengths) // processors):,}. The number in a bar is its sequence.",
+        f"them the last is done after {ends[0]:,} tokens, with parts of {part_tokens:,} tokens after {ends[1]:,}. "
+        f"No way is faster than {-(-sum(lengths) // processors):,}. The number in a bar is its sequence.",
         (WIDTH, top),
         "".join(shapes),
         Table(("Way", "Programs", "Longest walk", "Done after", "Busy"), rows),
