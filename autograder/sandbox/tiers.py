@@ -35,6 +35,8 @@ NOBODY = 65534
 ENVIRONMENT = {
     "PATH": "/usr/bin:/bin",
     "HOME": "/tmp",
+    # Some libraries ask who runs them; nobody has no entry where they look.
+    "USER": "nobody",
     "LANG": "C.UTF-8",
     # One thread a library: a pool of them costs address space, which is what the memory cap counts.
     "OPENBLAS_NUM_THREADS": "1",
