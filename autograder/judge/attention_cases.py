@@ -202,8 +202,10 @@ def _place(draw: Draw, content: Content, layout: Layout) -> Call:
     batch, width = len(needed), max(needed, default=0) + 2
 
     gap = (2,) if layout.strided else ()
-    query, arenas["query"] = guarded((batch, kind.heads, *gap, kind.head_dim), kind.dtype)
-    out, arenas["out"] = guarded((batch, kind.heads, *gap, kind.head_dim), kind.dtype)
+    # Kernels compute rows of heads by sixteens: a store without its mask shall land in a guard, not in the unknown.
+    rows = (batch, kind.heads, *gap, kind.head_dim)
+    query, arenas["query"] = guarded(rows, kind.dtype, 32 * kind.head_dim)
+    out, arenas["out"] = guarded(rows, kind.dtype, 32 * kind.head_dim)
     tables, arenas["block_tables"] = guarded((batch, width, *gap), torch.int32)
     lens, arenas["context_lens"] = guarded((batch, *gap), torch.int32)
     if layout.strided:

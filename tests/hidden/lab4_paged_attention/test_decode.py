@@ -104,7 +104,7 @@ def test_a_sequence_alone_is_a_batch(make: Make, seed: int) -> None:
 def test_a_batch_of_many_sequences_is_right(make: Make, seed: int) -> None:
     """A batch may have any number of sequences: nothing depends on a power of two."""
     draw = Draw(seed)
-    content = draw.content(cases.PLAIN, [1 + i % 6 for i in range(37)])
+    content = draw.content(cases.PLAIN, [1 + i % 6 for i in range(19)])
     view.check_call(make(), draw.placed(content), content, "a batch of many sequences")
 
 
