@@ -31,7 +31,7 @@ from torch import Tensor
 
 from reference_impl.attention.arguments import check_indices, check_paged
 from reference_impl.attention.cascade_work import CascadeWork
-from reference_impl.attention.casts import INTERPRETED, widened
+from reference_impl.attention.casts import INTERPRETED, beside_8_bits, widened
 from reference_impl.attention.paged_decode import paged_decode
 from reference_impl.attention.paged_prefill import first_blocks, walk
 
@@ -176,10 +176,11 @@ def _prefix_pieces(
     at_head = kv_head * GROUP + head
     from_query = query + (sequence * query_sequence + at_head * query_head)[:, None] + dim[None, :]
     rows = tl.load(from_query, mask=kept, other=0.0)
-    rows = widened(rows, rows, INTERPRETED)
     if k_scale is not None:
         # Not the values' scale: decode multiplies what it adds these pieces to.
-        scale *= tl.load(k_scale + kv_head * k_scale_head)
+        rows, power = beside_8_bits(rows, INTERPRETED)
+        scale *= power * tl.load(k_scale + kv_head * k_scale_head)
+    rows = widened(rows, rows, INTERPRETED)
 
     # Pieces are equal to an edge's tile, and the tokens of a prefix that ends within one are masked.
     units = tl.cdiv(tokens, EDGE)

@@ -33,17 +33,22 @@ def widened(stored, like, INTERPRETED: tl.constexpr):
 
 
 @triton.jit
-def widened_values(stored, like, INTERPRETED: tl.constexpr):
-    """As `widened`, but 8-bit values become float16 where `like` is bfloat16, and so must the weights they meet.
+def beside_8_bits(rows, INTERPRETED: tl.constexpr):
+    """Queries that meet 8-bit keys, and the power of two that their scores are to be multiplied by.
 
-    The hardware's way to bfloat16 leads through float16, so it is half of the work; weights are at most 1, and have
-    three bits more there.
+    The hardware's way from 8 bits to bfloat16 leads through float16 and costs more than the product. So it is bfloat16
+    queries that become float16: over the power of two of the largest, what is lost of them is 2^-25 of it at most.
     """
-    if INTERPRETED or stored.dtype != tl.float8e4nv or like.dtype != tl.bfloat16:
-        found = widened(stored, like, INTERPRETED)
-    else:
-        found = stored.to(tl.float16)
-    return found
+    power = 1.0
+    found = rows
+    if rows.dtype == tl.bfloat16:
+        largest = tl.max(tl.abs(rows.to(tl.float32)))
+        # Its exponent alone; of 0, and of what is larger than any query, one that has an inverse.
+        bits = tl.minimum(tl.maximum(largest.to(tl.int32, bitcast=True) & 0x7F800000, 0x00800000), 0x7E800000)
+        power = bits.to(tl.float32, bitcast=True)
+        inverse = (0x7F000000 - bits).to(tl.float32, bitcast=True)
+        found = (rows.to(tl.float32) * inverse).to(tl.float16)
+    return found, power
 
 
 @triton.jit

@@ -24,7 +24,7 @@ import triton.language as tl
 from torch import Tensor
 
 from reference_impl.attention.arguments import check_indices, check_paged
-from reference_impl.attention.casts import INTERPRETED, widened, widened_values
+from reference_impl.attention.casts import INTERPRETED, beside_8_bits, widened
 from reference_impl.attention.merge import Begun, go_on_from, merge_pieces
 from reference_impl.attention.work_list import CUT_FIELDS, GRAIN_TOKENS, WorkList, share_of
 
@@ -251,9 +251,13 @@ def _paged_decode(
         rows = tl.load(from_query, mask=kept, other=0.0)
         key = tl.load(from_key, mask=in_cache, other=0.0)
         value = tl.load(from_value, mask=in_cache, other=0.0)
-        key, value = widened(key, rows, INTERPRETED), widened_values(value, rows, INTERPRETED)
+        by = scale
+        if k_scale is not None:
+            rows, power = beside_8_bits(rows, INTERPRETED)
+            by = scale * power
+        key, value = widened(key, rows, INTERPRETED), widened(value, rows, INTERPRETED)
         rows = widened(rows, rows, INTERPRETED)
-        score = tl.dot(rows, tl.trans(key), input_precision="ieee") * scale
+        score = tl.dot(rows, tl.trans(key), input_precision="ieee") * by
         score = tl.where(there[None, :], score, float("-inf"))
         higher = tl.maximum(top, tl.max(score, 1))
         shift = tl.where(higher == float("-inf"), 0.0, higher)

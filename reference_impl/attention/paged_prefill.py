@@ -31,7 +31,7 @@ import triton.language as tl
 from torch import Tensor
 
 from reference_impl.attention.arguments import check_indices, check_paged
-from reference_impl.attention.casts import INTERPRETED, widened, widened_values
+from reference_impl.attention.casts import INTERPRETED, beside_8_bits, widened
 from reference_impl.attention.prefill_tuning import PrefillTuning, prefill_tuning_for
 from reference_impl.attention.work_list import NO_WINDOW
 
@@ -230,7 +230,7 @@ def walk(
         if not ALIKE:
             at = _places(block, offset, value_block, value_token)
         value = _rows_of(values, at, there, MASKED, HEAD_DIM, DIMS)
-        key, value = widened(key, query, INTERPRETED), widened_values(value, query, INTERPRETED)
+        key, value = widened(key, query, INTERPRETED), widened(value, query, INTERPRETED)
         score = tl.dot(query, tl.trans(key), input_precision="ieee")
         if MASKED:
             seen = token[None, :] <= position[:, None]
@@ -317,9 +317,10 @@ def _paged_prefill(
     rows = tl.load(
         query + (at_token * query_token + at_head * query_head)[:, None] + dim[None, :], mask=kept, other=0.0
     )
-    rows = widened(rows, rows, INTERPRETED)
     if k_scale is not None:
-        scale *= tl.load(k_scale + kv_head * k_scale_head)
+        rows, power = beside_8_bits(rows, INTERPRETED)
+        scale *= power * tl.load(k_scale + kv_head * k_scale_head)
+    rows = widened(rows, rows, INTERPRETED)
 
     # What the first and the last token of the tile see, in tokens of the context.
     position = length - queries + token

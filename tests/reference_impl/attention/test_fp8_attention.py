@@ -1,4 +1,4 @@
-"""The engine's attentions over caches of 8-bit floats: one oracle for torch's and Triton's, and the same bits stored."""
+"""The engine's attentions over caches of 8-bit floats: one oracle for torch's and Triton's, the same bits stored."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 MIXED = Shape(((1, 30), (1, 1), (5, 5), (3, 20)), 4, 2, 3, 8, heads_outermost=True, num_pads=2, seed=1)
 TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 3e-2, torch.float16: 4e-3}
-quick = settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+quick = settings(max_examples=8 if torch.cuda.is_available() else 20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @pytest.fixture(scope="module", params=["torch", "triton"])

@@ -132,7 +132,6 @@ CASES: dict[str, tuple[object, ...]] = {
     "store in 8 bits": ("store", "bf16", STORE | {"narrow": True, "k_scale_head": 1, "v_scale_head": 1}),
     "decode": ("decode", "bf16", DECODE | WIDE_HEADS | {"TILE": 64}),
     "decode of 8 bits": ("decode", "bf16", DECODE | WIDE_HEADS | {"TILE": 128, "narrow": True}),
-    "decode of 8 bits in float16": ("decode", "fp16", DECODE | WIDE_HEADS | {"TILE": 128, "narrow": True}),
     "decode of 8 bits in float32": ("decode", "fp32", DECODE | WIDE_HEADS | {"TILE": 32, "narrow": True}),
     "decode behind a prefix": (
         "decode",

@@ -156,6 +156,22 @@ def test_the_formats_nan_and_its_largest_number_in_slots_of_nobody_give_equal_bi
         assert torch.equal(nan, largest)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_queries_of_any_size_keep_their_precision(device: torch.device, dtype: torch.dtype) -> None:
+    """Inside, bfloat16 queries become float16, which knows no number above 65,504 and few below 2^-14."""
+    scales = scales_for(2, device)
+    decode = in_8_bits(decode_problems.drawn(UNEVEN, dtype=dtype, device=device), scales)
+    prefill = in_8_bits(prefill_problems.drawn([(5, 40), (9, 9)], dtype=dtype, device=device), scales)
+    plain = decoded(decode, scales), prefilled(prefill, scales)
+    for power in (2.0**60, 2.0**-60):
+        moved = [replace(one, query=one.query * power, scale=one.scale / power) for one in (decode, prefill)]
+        assert torch.equal(decoded(moved[0], scales), plain[0])  # type: ignore[arg-type]
+        assert torch.equal(prefilled(moved[1], scales), plain[1])  # type: ignore[arg-type]
+    blank = replace(decode, query=torch.zeros_like(decode.query))
+    want = reference.paged_decode(*blank.inputs, blank.scale, **keywords(scales))
+    check_near(decoded(blank, scales), want)
+
+
 def test_a_nan_in_a_slot_of_the_sequence_does_show(device: torch.device) -> None:
     scales = scales_for(2, device)
     for half in ("key_cache", "value_cache"):
