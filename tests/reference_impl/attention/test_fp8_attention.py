@@ -21,7 +21,9 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 MIXED = Shape(((1, 30), (1, 1), (5, 5), (3, 20)), 4, 2, 3, 8, heads_outermost=True, num_pads=2, seed=1)
 TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 3e-2, torch.float16: 4e-3}
-quick = settings(max_examples=8 if torch.cuda.is_available() else 20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+# On a GPU each shape is compiled anew, which takes seconds.
+EXAMPLES = 8 if torch.cuda.is_available() else 20
+quick = settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @pytest.fixture(scope="module", params=["torch", "triton"])
