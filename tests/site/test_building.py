@@ -200,15 +200,35 @@ print(labkit.__file__)
 """
 
 
+def unpacked(site, name, folder):
+    """The folder in the archive that the page of a lab offers, unpacked, and the page's text."""
+    page = BeautifulSoup((site / "chapters" / f"{name}.html").read_text(encoding="utf-8"), "html.parser")
+    [link] = page.select("a.download[href$='.zip']")
+    with zipfile.ZipFile(site / "chapters" / link["href"]) as bundle:
+        bundle.extractall(folder)
+    [inside] = folder.iterdir()
+    assert f"cd {inside.name}" in page.get_text()
+    return inside
+
+
+@needs_jupyter_book
+@pytest.mark.slow
+def test_the_page_of_lab_4_offers_a_bundle_whose_checks_are_known_before_torch_is_installed(site, tmp_path):
+    folder = unpacked(site, "lab4", tmp_path)
+    assert "pip install . notebook torch triton\n" in (folder / "README.md").read_text(encoding="utf-8")
+    code = (
+        "import sys; sys.path.append(sys.argv[1]); import labkit.checks as c; print(*c.groups('lab4_paged_attention'))"
+    )
+    command = [sys.executable, "-I", "-S", "-c", code, str(folder)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "store_kv decode head_groups" in done.stdout
+
+
 @needs_jupyter_book
 @pytest.mark.slow
 def test_the_page_of_a_lab_offers_a_bundle_that_works_by_itself(site, tmp_path):
-    page = BeautifulSoup((site / "chapters" / "lab3.html").read_text(encoding="utf-8"), "html.parser")
-    [link] = page.select("a.download[href$='.zip']")
-    with zipfile.ZipFile(site / "chapters" / link["href"]) as bundle:
-        bundle.extractall(tmp_path)
-    [folder] = tmp_path.iterdir()
-    assert f"cd {folder.name}" in page.get_text()
+    folder = unpacked(site, "lab3", tmp_path)
     honest = sorted((ROOT / "tests" / "submissions" / "lab3_block_allocator" / "correct").glob("*.py"))[0]
     done = subprocess.run(
         [sys.executable, "-I", "-S", "-c", CHECK, str(folder), str(honest)],
