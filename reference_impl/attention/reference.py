@@ -24,7 +24,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from reference_impl.attention.fp8 import as_bytes, check_scales, dequantised, quantised
+from reference_impl.attention.fp8 import FP8, as_bytes, check_scales, dequantised, quantised
 from reference_impl.memory.block_table import blocks_for
 
 
@@ -132,7 +132,8 @@ def gather(cache: Tensor, table: Tensor, num_tokens: int) -> Tensor:
         raise ValueError(f"a table of {table.numel()} blocks of {block_size} does not hold {num_tokens} tokens")
     if blocks.numel() and not (int(blocks.min()) >= 0 and int(blocks.max()) < num_blocks):
         raise ValueError(f"the table {blocks.tolist()} names a block outside of 0 to {num_blocks - 1}")
-    return cache[blocks].flatten(0, 1)[:num_tokens]
+    memory = as_bytes(cache) if cache.dtype == FP8 else cache
+    return memory[blocks].view(cache.dtype).flatten(0, 1)[:num_tokens]
 
 
 def paged_decode(

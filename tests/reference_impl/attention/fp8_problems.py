@@ -32,9 +32,9 @@ def in_8_bits(problem: P, scales: KVScales, poison: int = NAN) -> P:
     """The same batch with caches of FP8, of the strides that they had."""
     caches = torch.stack([problem.key_cache, problem.value_cache], 1)
     empty = caches.isnan()
-    both = torch.stack([quantised(caches[:, half], by) for half, by in enumerate(scales)], 1)
-    as_bytes(both)[empty] = poison
-    return replace(problem, key_cache=both[:, 0], value_cache=both[:, 1])
+    both = torch.stack([as_bytes(quantised(caches[:, half], by)) for half, by in enumerate(scales)], 1)
+    both[empty] = poison
+    return replace(problem, key_cache=both[:, 0].view(FP8), value_cache=both[:, 1].view(FP8))
 
 
 def looked_at(tensors: tuple[Tensor, ...]) -> list[Tensor]:
