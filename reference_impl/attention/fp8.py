@@ -8,7 +8,7 @@ ways in torch. Knows nothing of kernels (`fp8_kernel.py`) or of how a scale is c
 
 A layer has one scale for the keys and one for the values of each KV head. Scores are linear in keys, and answers in
 values, so nobody multiplies what is read: a key's scale goes into the softmax scale, a value's into the answer.
-Normal numbers keep 3 bits behind the leading one, so each is off by 1/16 of itself at most; below scale / 64 steps
+Normal numbers keep 3 bits behind the leading one, so each is off by 1/17 of itself at most; below scale / 64 steps
 are scale / 512 wide.
 Source: Micikevicius et al., FP8 Formats for Deep Learning, 2022, section 3 (E4M3).
 """
