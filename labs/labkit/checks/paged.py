@@ -9,6 +9,7 @@ Source: Vaswani et al., NeurIPS 2017, section 3.2; Kwon et al., SOSP 2023, secti
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -158,17 +159,23 @@ def call(make: Make, function: str, told: str, *args: Any) -> None:
     try:
         getattr(make(), function)(*args)
     except Exception as raised:
-        stub = _cause(raised, NotImplementedError)
-        if isinstance(stub, NotImplementedError):
-            raise NotWritten(unwritten(stub, function)) from None
+        stub = _stub_in(raised, function)
+        if stub:
+            raise NotWritten(stub) from None
         raise Broken(f"With {told}: expected {function} to return, got {_first_line(raised)}.") from None
 
 
-def _cause(raised: BaseException | None, kind: type[Exception]) -> BaseException | None:
-    # Triton's interpreter and compiler wrap what a kernel raises.
-    while raised is not None and not isinstance(raised, kind):
+def _stub_in(raised: BaseException | None, function: str) -> str:
+    """The function or kernel that is still a stub; empty if the error has another reason."""
+    # Triton's interpreter wraps what a kernel raises; its compiler shows the line that it cannot compile.
+    while raised is not None:
+        if isinstance(raised, NotImplementedError):
+            return unwritten(raised, function)
+        if "raise NotImplementedError" in str(raised):
+            shown = re.search(r"def (\w+)\(", str(raised))
+            return shown[1] if shown else function
         raised = raised.__cause__ or raised.__context__
-    return raised
+    return ""
 
 
 def _first_line(raised: Exception) -> str:

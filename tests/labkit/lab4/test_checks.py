@@ -96,6 +96,24 @@ def test_a_kernel_that_is_not_written_is_named_itself(cells: list[tuple[str, str
     assert set(failed("version_one_head", started).values()) == {"not written yet: _one_head"}
 
 
+def test_a_stub_that_a_gpus_compiler_meets_is_named_too() -> None:
+    def refused(*given: Any) -> None:
+        # As Triton's compiler says it.
+        raise RuntimeError(
+            "at 3:4:\ndef _walk(\n    rows,\n):\n    raise NotImplementedError()\n    ^\nunsupported: Raise"
+        )
+
+    def wrapped(*given: Any) -> None:
+        try:
+            refused()
+        except RuntimeError as inner:
+            raise RuntimeError("at 9:17") from inner
+
+    for function in (refused, wrapped):
+        told = failed("bandwidth_equal", SimpleNamespace(paged_attention=function))
+        assert set(told.values()) == {"not written yet: _walk"}
+
+
 def test_an_error_in_a_kernel_is_a_failed_property_with_its_first_cause(
     cells: list[tuple[str, str]], solved: Solved
 ) -> None:
