@@ -18,6 +18,7 @@ from reference_impl.model.loader import LoadedModel
 from tests.reference_impl.engine import driving
 from tests.reference_impl.engine.driving import GREEDY, blocks_in_use, heard, tiny_engine
 from tests.reference_impl.engine.faults import Faults, heard_through, once
+from tests.reference_impl.engine.same_tokens import LAB3, LAB5, LAB6
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -91,6 +92,22 @@ def test_a_prompt_that_is_computed_in_part_outlives_tokens_of_others_that_are_no
     told, _ = heard_through(engine)
     assert told[short, 0].finish is FinishReason.ERROR
     assert told[long, 0].token_ids == alone(tiny, list(range(40)))
+
+
+@pytest.mark.parametrize(
+    "parts", [{"block_allocator": LAB3}, {"prefix_cache": LAB5}, {"scheduler": LAB6}], ids=["lab 3", "lab 5", "lab 6"]
+)
+def test_somebodys_parts_get_their_blocks_back_too(tiny: LoadedModel, parts: dict[str, str]) -> None:
+    engine = tiny_engine(tiny, overlap="auto", max_running=2, **parts).engine
+    Faults(engine, once("behind", 2))
+    prompts = [[5, 6, 7], [8, 9], [1, 2, 3, 4]]
+    requests = [engine.add(prompt, GREEDY) for prompt in prompts]
+    told, _ = heard_through(engine)
+    ends = [told[request, 0].finish for request in requests]
+    assert ends == [FinishReason.ERROR, FinishReason.ERROR, FinishReason.LENGTH]
+    assert told[requests[2], 0].token_ids == alone(tiny, prompts[2])
+    assert engine.broken is None
+    assert blocks_in_use(engine) == 0
 
 
 def test_an_error_of_the_scheduler_ends_everybody_and_the_engine_says_so(tiny: LoadedModel) -> None:
