@@ -123,7 +123,7 @@ class Layout:
     caches: str = "apart"
     """apart, one_tensor, interleaved, heads_first, padded or unlike."""
     strided: bool = False
-    """Whether query, out, tables and lengths are views with gaps."""
+    """Whether query, out and tables are views with gaps between their rows: the last dimension is always contiguous."""
     key_poison: float = float("nan")
     value_poison: float = float("nan")
     """What stands in slots without a token and in free blocks."""
@@ -206,10 +206,10 @@ def _place(draw: Draw, content: Content, layout: Layout) -> Call:
     rows = (batch, kind.heads, *gap, kind.head_dim)
     query, arenas["query"] = guarded(rows, kind.dtype, 32 * kind.head_dim)
     out, arenas["out"] = guarded(rows, kind.dtype, 32 * kind.head_dim)
-    tables, arenas["block_tables"] = guarded((batch, width, *gap), torch.int32)
-    lens, arenas["context_lens"] = guarded((batch, *gap), torch.int32)
+    tables, arenas["block_tables"] = guarded((batch, *gap, width), torch.int32)
+    lens, arenas["context_lens"] = guarded((batch,), torch.int32)
     if layout.strided:
-        query, out, tables, lens = query[:, :, 0], out[:, :, 0], tables[..., 0], lens[..., 0]
+        query, out, tables = query[:, :, 0], out[:, :, 0], tables[:, 0]
 
     query.copy_(content.query)
     out.fill_(layout.out_fill)

@@ -69,8 +69,8 @@ def caches_go_by_their_strides(make: Make) -> None:
     check_near(given, attend(make, given))
 
 
-def query_out_tables_and_lengths_may_lie_apart(make: Make) -> None:
-    """query, out, tables and lengths may be parts of larger tensors; what lies beside out is not written."""
+def rows_of_query_out_and_tables_may_lie_apart(make: Make) -> None:
+    """query, out and block_tables may be parts of larger tensors; what lies beside out is not written."""
     import torch
 
     given = batch([5, 9], heads=4)
@@ -78,8 +78,10 @@ def query_out_tables_and_lengths_may_lie_apart(make: Make) -> None:
     wide = torch.full((queries, heads + 2, head_dim + 8), NAN, dtype=given.query.dtype, device=given.query.device)
     wide[:, 1 : heads + 1, :head_dim] = given.query
     given.query = wide[:, 1 : heads + 1, :head_dim]
-    given.block_tables, given.context_lens = _spread(given.block_tables, -1), _spread(given.context_lens, 1)
-    given.told += ", query, out, tables and lengths as parts of larger tensors"
+    tables = given.block_tables.new_full((queries, given.block_tables.shape[1] + 3), -1)
+    tables[:, 3:] = given.block_tables
+    given.block_tables = tables[:, 3:]
+    given.told += ", query, out and tables as parts of larger tensors"
     around = torch.full_like(wide, 7.0)
     out = around[:, :heads, :head_dim]
     out.fill_(NAN)
@@ -106,13 +108,6 @@ def an_empty_batch_does_nothing(make: Make) -> None:
     call(make, "paged_attention", given.told, *given.inputs.values(), given.scale, given.query.clone())
 
 
-def _spread(numbers: Tensor, between: int) -> Tensor:
-    """The same integers with others between them: no stride is 1."""
-    wide = numbers.new_full((*numbers.shape, 2), between)
-    wide[..., 0] = numbers
-    return wide[..., 0]
-
-
 def _expect_same(given: Batch, out: Tensor, again: Tensor, when: str) -> None:
     differs = ~same_bits(out, again)
     if bool(differs.any()):
@@ -134,7 +129,7 @@ LAYOUT = group(
     "Where things lie",
     the_order_of_blocks_in_memory_does_not_matter,
     caches_go_by_their_strides,
-    query_out_tables_and_lengths_may_lie_apart,
+    rows_of_query_out_and_tables_may_lie_apart,
     inputs_stay_as_they_are,
     an_empty_batch_does_nothing,
     needs=("paged_attention",),

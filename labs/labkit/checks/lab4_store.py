@@ -44,7 +44,7 @@ def writes(
     head_dim: int = 32,
     dtype: str = "float32",
 ) -> Writes:
-    """One token for each of `slots`; the memory holds -7 before. Keys, values and slots are parts of larger tensors."""
+    """One token for each of `slots`; the memory holds -7 before. Keys and values are rows of one wider matrix."""
     import torch
 
     number_type = getattr(torch, dtype)
@@ -57,7 +57,7 @@ def writes(
         rows[:, 0, :kv_heads],
         rows[:, 1, :kv_heads],
         torch.full(shape, -7.0, dtype=number_type, device=device()),
-        torch.tensor([[slot, 0] for slot in slots], dtype=torch.int64, device=device()).view(-1, 2)[:, 0],
+        torch.tensor(slots, dtype=torch.int64, device=device()),
     )
 
 

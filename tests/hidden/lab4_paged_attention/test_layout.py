@@ -43,8 +43,8 @@ def test_caches_go_by_their_strides(make: Make, seed: int) -> None:
         view.check_call(make(), draw.placed(content, Layout(caches=form)), content, "caches with other strides")
 
 
-def test_query_out_tables_and_lengths_go_by_their_strides(make: Make, seed: int) -> None:
-    """Query, out, tables and lengths may be views with gaps, and the gaps of out stay as they are."""
+def test_query_out_and_tables_go_by_their_strides(make: Make, seed: int) -> None:
+    """Rows of query, out and tables may lie apart, and what lies between those of out stays as it is."""
     draw = Draw(seed)
     for kind in (cases.GROUPED, cases.HALF_ODD):
         content = draw.content(kind, [4, 0, 11, 7])

@@ -119,7 +119,7 @@ MISTAKES: dict[str, Mistake] = {
     "the_table_is_the_context": _one_head(
         "ragged_tails",
         "a_table_may_be_wider_than_any_context",
-        ("length = tl.load(context_lens + row * lens_stride)", "length = table_row * BLOCK_SIZE"),
+        ("length = tl.load(context_lens + row)", "length = table_row * BLOCK_SIZE"),
     ),
     # numerics
     "no_maximum": _one_head(
@@ -148,17 +148,14 @@ MISTAKES: dict[str, Mistake] = {
     "blocks_lie_in_order": _one_head(
         "layout",
         "the_order_of_blocks_in_memory_does_not_matter",
-        (
-            "block = tl.load(block_tables + row * table_row + first // BLOCK_SIZE * table_entry)",
-            "block = (first // BLOCK_SIZE * table_entry)",
-        ),
+        ("block = tl.load(block_tables + row * table_row + first // BLOCK_SIZE)", "block = (first // BLOCK_SIZE)"),
         (".to(tl.int64)\n        there", "\n        there"),
     ),
     "values_lie_as_keys_would_alone": _split(
         "layout", "caches_go_by_their_strides", ("*value_cache.stride()[:3]", "*value_cache.contiguous().stride()[:3]")
     ),
     "out_is_contiguous": _split(
-        "layout", "query_out_tables_and_lengths_may_lie_apart", ("*out.stride()[:2]", "heads * head_dim, head_dim")
+        "layout", "rows_of_query_out_and_tables_may_lie_apart", ("*out.stride()[:2]", "heads * head_dim, head_dim")
     ),
     "the_query_is_scaled_in_place": _split(
         "layout",

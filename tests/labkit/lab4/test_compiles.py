@@ -55,12 +55,12 @@ SHARED_BYTES = 227 * 1024
 
 
 def _tiles(
-    group: int, head_dim: int, number_bytes: int, block_size: int = 16, rows: int | None = None, apart: bool = False
+    group: int, head_dim: int, number_bytes: int, block_size: int = 16, rows: int | None = None
 ) -> dict[str, Any]:
     tile = max(16, min(128, 16384 // (head_dim * number_bytes)))
     rows = rows or 1 << (group - 1).bit_length()
     sizes = {"GROUP": group, "BLOCK_SIZE": block_size, "TILE": tile, "ROWS": rows, "DIM": head_dim}
-    return {**sizes, "INTERPRETED": False} | ({} if apart else {"table_entry": 1, "lens_stride": 1})
+    return {**sizes, "INTERPRETED": False}
 
 
 CASES: dict[str, Any] = {
@@ -76,9 +76,7 @@ CASES: dict[str, Any] = {
     "split, groups of 3 in float32": ("_part", "fp32", _tiles(3, 64, 4, 1)),
     "split, no groups in float32": ("_part", "fp32", _tiles(1, 128, 4)),
     "split, 71 heads on one": ("_part", "fp16", _tiles(71, 64, 2, rows=64)),
-    "merge": ("_merge_parts", "bf16", {"DIM": 128, "TOGETHER": 16, "lens_stride": 1}),
-    "merge, lengths apart": ("_merge_parts", "fp32", {"DIM": 32, "TOGETHER": 16}),
-    "split, tables and lengths apart": ("_part", "bf16", _tiles(4, 128, 2, apart=True)),
+    "merge": ("_merge_parts", "bf16", {"DIM": 128, "TOGETHER": 16}),
 }
 
 

@@ -1,6 +1,6 @@
 """Misconception: query and out lie without gaps.
 
-Killed by: test_layout.test_query_out_tables_and_lengths_go_by_their_strides, test_layout.test_query_may_be_part_of_a_fused_projection
+Killed by: test_layout.test_query_out_and_tables_go_by_their_strides, test_layout.test_query_may_be_part_of_a_fused_projection
 Source: strides computed from shapes
 """
 

@@ -1,6 +1,6 @@
 """Misconception: integers lie without gaps.
 
-Killed by: test_layout.test_query_out_tables_and_lengths_go_by_their_strides
+Killed by: test_layout.test_query_out_and_tables_go_by_their_strides
 Source: strides computed from shapes
 """
 
