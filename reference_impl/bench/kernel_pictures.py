@@ -77,6 +77,8 @@ def _shares(results: Mapping[str, Record], figure: str) -> dict[str, float]:
 
 def _dots(axis: Axes, panel: Panel) -> None:
     """A line for each row with a mark for each contender, and an upright one for the goal."""
+    from matplotlib.ticker import MaxNLocator
+
     rows, contenders = panel.rows, panel.contenders
     most = max(1.0, *(share for _, shares, _ in rows for share in shares.values()))
     for place, (name, _, goal) in enumerate(rows):
@@ -94,6 +96,7 @@ def _dots(axis: Axes, panel: Panel) -> None:
     axis.set_ylim(len(rows) - 0.4, -0.8)
     axis.set_yticks([])
     axis.set_xlim(0, 1.02 * most)
+    axis.xaxis.set_major_locator(MaxNLocator(5))
     axis.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
     axis.set_xlabel(panel.of)
     axis.spines["left"].set_visible(False)
