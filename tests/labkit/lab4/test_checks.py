@@ -12,9 +12,11 @@ from typing import Any
 import pytest
 import torch
 
+from autograder.course import load_module
 from labkit import check
 from labkit.checks import CheckFailed, groups, run
 from labkit.checks.lab4_ladder import LADDER
+from tests import corpus
 from tests.labkit.lab4.mistakes import MISTAKES, Mistake
 from tests.labkit.lab4.notebook import SOLUTIONS, stubbed
 
@@ -45,6 +47,22 @@ def test_the_model_solution_passes_every_property(group: str, model_solution: Si
 @pytest.mark.parametrize("version", ["page_walk", "one_head", "grouped"])
 def test_every_version_may_be_handed_in(group: str, version: str, model_solution: SimpleNamespace) -> None:
     assert failed(group, SimpleNamespace(paged_attention=getattr(model_solution, version))) == {}
+
+
+def _passes_everything(design: Path) -> None:
+    written = load_module(design, f"public_{design.stem}")
+    assert {group: failed(group, written) for group in GRADED} == {group: {} for group in GRADED}
+
+
+@pytest.mark.parametrize("design", corpus.files(LAB, "correct")[:2], ids=lambda design: design.stem)
+def test_an_honest_design_passes_every_property(design: Path, model_solution: SimpleNamespace) -> None:
+    _passes_everything(design)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("design", corpus.files(LAB, "correct")[2:], ids=lambda design: design.stem)
+def test_every_other_honest_design_passes_every_property(design: Path, model_solution: SimpleNamespace) -> None:
+    _passes_everything(design)
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning:triton")
