@@ -17,7 +17,7 @@ PAYS_BYTES = 2**28
 """Bytes of one layer that need not be read again, from which on `cascade_decode` is used.
 
 Measured on an H100 (NOTES.md): plain decode reads a prefix again at some 5.5 TB/s, since it lies in the second-level
-cache, and the kernel for it takes some 20 us, so that 110 MB are for nothing. A launch more a layer is not for nothing.
+cache, and the kernel that reads it once takes some 20 us, so that 110 MB are what it costs; this is twice as much.
 """
 
 

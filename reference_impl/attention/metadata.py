@@ -41,7 +41,8 @@ class AttentionMetadata:
     cu_seqlens    [sequences + 1] int32: where each sequence's query tokens begin
     query_tokens, context_tokens: the same counts on the host, so that nobody waits for the device to learn them
     num_decodes: sequences with one query token; they stand first
-    host_tables: block_tables as the host has them; None in a graph, where they may be others in every step
+    prefix_tokens: that all of these have in the same blocks and that are worth reading once; which of them, the table
+    of the first says. An attention may do so, or not
     worked_out: what an attention found out about this batch in its first layer and needs again in the others; whoever
     puts something in has a key of its own, and it goes with the batch
     """
@@ -53,7 +54,7 @@ class AttentionMetadata:
     query_tokens: tuple[int, ...]
     context_tokens: tuple[int, ...]
     num_decodes: int
-    host_tables: NDArray[np.int32] | None = field(default=None, compare=False, repr=False)
+    prefix_tokens: int = 0
     worked_out: dict[Hashable, Any] = field(default_factory=dict, compare=False, repr=False)
 
     @property
@@ -82,8 +83,9 @@ class BatchLayout:
     def metadata(self, arrays: Sequence[Tensor]) -> AttentionMetadata:
         """The batch, with `arrays` as the device has them."""
         slots, tables, contexts, starts = arrays
-        counts = (self.query_tokens, self.context_tokens, self.num_decodes)
-        return AttentionMetadata(slots, tables, contexts, starts, *counts, host_tables=self.block_tables)
+        return AttentionMetadata(
+            slots, tables, contexts, starts, self.query_tokens, self.context_tokens, self.num_decodes
+        )
 
 
 def build_metadata(

@@ -2,10 +2,9 @@
 
 Owns: which part of a batch goes to which kernel, and the work lists of a step. Knows nothing of how a kernel works.
 Sequences with one query token stand first and go to `paged_decode` in one launch, all others to `paged_prefill` in
-another, whatever their lengths. Where the host's tables show that all decodes begin in the same blocks, and enough of
-them, `cascade_decode` reads these once. Nothing here waits for the GPU, and without tables of the host nothing that is
-launched depends on numbers it has: such a batch of decodes can be captured in a CUDA graph, and replayed when the
-numbers in its tensors have changed.
+another, whatever their lengths; decodes of which the metadata say that they begin alike, to `cascade_decode`. Nothing
+here waits for the GPU, and nothing that is launched depends on lengths the host has, but for that of a common prefix: a
+batch of decodes can be captured in a CUDA graph and replayed when the numbers in its tensors have changed.
 """
 
 from __future__ import annotations
@@ -15,7 +14,6 @@ from torch import Tensor
 
 from reference_impl.attention.cascade_decode import cascade_decode
 from reference_impl.attention.cascade_work import CascadeWork
-from reference_impl.attention.common_prefix import PAYS_BYTES, common_prefix_tokens, spared_bytes
 from reference_impl.attention.fp8 import KVScales
 from reference_impl.attention.metadata import AttentionMetadata
 from reference_impl.attention.paged_decode import paged_decode
@@ -30,15 +28,6 @@ class TritonAttention:
     stores_by_copy = True
     """To store is to copy, or with scales what `fp8.quantised` says, and nothing else: a kernel that holds keys and
     values may write them into their slots."""
-
-    def __init__(self, *, cascade_bytes: int | None = PAYS_BYTES) -> None:
-        """cascade_bytes: what a common prefix must spare a layer to be read once; None: each sequence reads its own.
-
-        Raises: ValueError on a number below 1.
-        """
-        if cascade_bytes is not None and cascade_bytes < 1:
-            raise ValueError(f"cascade_bytes must be at least 1, got {cascade_bytes}; None turns it off")
-        self.cascade_bytes = cascade_bytes
 
     def store_kv(
         self,
@@ -104,11 +93,12 @@ class TritonAttention:
         window: int | None,
         scales: KVScales | None,
     ) -> None:
-        """The first rows, in the way that reads less."""
+        """The first rows."""
         decodes, (k_scale, v_scale) = metadata.num_decodes, scales or (None, None)
         query, out = query[:decodes], out[:decodes]
         tables, contexts = metadata.block_tables[:decodes], metadata.context_lens[:decodes]
-        if prefix := self._prefix_tokens(key_cache, metadata, window):
+        # A window may hide some of a prefix, and other tokens of it from each sequence.
+        if window is None and (prefix := metadata.prefix_tokens):
             cascade_decode(
                 query,
                 key_cache,
@@ -136,20 +126,6 @@ class TritonAttention:
             k_scale=k_scale,
             v_scale=v_scale,
         )
-
-    def _prefix_tokens(self, key_cache: Tensor, metadata: AttentionMetadata, window: int | None) -> int:
-        """Tokens that are read once for all decodes; 0 if that does not pay, or a window may hide some of them."""
-        host, decodes = metadata.host_tables, metadata.num_decodes
-        if self.cascade_bytes is None or host is None or window is not None:
-            return 0
-        _, block_size, kv_heads, head_dim = key_cache.shape
-        key = (common_prefix_tokens, block_size)
-        if key not in metadata.worked_out:
-            contexts = metadata.context_tokens[:decodes]
-            metadata.worked_out[key] = common_prefix_tokens(host[:decodes], contexts, block_size)
-        tokens: int = metadata.worked_out[key]
-        spared = spared_bytes(decodes, tokens, 2 * kv_heads * head_dim * key_cache.element_size())
-        return tokens if spared >= self.cascade_bytes else 0
 
 
 def _cascade_work(query: Tensor, key_cache: Tensor, metadata: AttentionMetadata, prefix_tokens: int) -> CascadeWork:

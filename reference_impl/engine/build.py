@@ -53,7 +53,7 @@ def build_engine(settings: EngineSettings, *, log: EventLog | None = None, loade
     check_plugins(settings.block_allocator, settings.prefix_cache, settings.scheduler, settings.attention)
     loaded = loaded or load_model(settings.model, dtype=settings.dtype, device=settings.device)
     longest = settings.max_context_tokens or loaded.config.max_context_tokens
-    attention = _attention(settings, loaded.transformer.device)
+    attention = _attention(settings.attention, loaded.transformer.device)
     graph_rows = _graph_rows(settings, attention, loaded.transformer.device)
     kv_scales = _kv_scales(settings, attention, loaded)
     profile = profile_memory(
@@ -148,6 +148,7 @@ def _runner(
         graph_rows=graph_rows,
         max_context_tokens=setup.max_length,
         kv_scales=kv_scales,
+        cascade_bytes=PAYS_BYTES if settings.cascade == "auto" else None,
     )
 
 
@@ -162,10 +163,8 @@ def _kv_scales(settings: EngineSettings, attention: Attention, loaded: LoadedMod
         return find_scales(loaded.transformer)
 
 
-def _attention(settings: EngineSettings, device: torch.device) -> Attention:
+def _attention(name: str | None, device: torch.device) -> Attention:
     """Raises: ValueError naming what is not there."""
-    _check_switch("cascade", settings.cascade, CASCADE)
-    name = settings.attention
     if name is not None and is_plugin(name):
         return Lab4Attention(load_backend(name, AttentionBackend))
     on_gpu = device.type == "cuda"
@@ -182,12 +181,13 @@ def _attention(settings: EngineSettings, device: torch.device) -> Attention:
         from reference_impl.attention.triton_attention import TritonAttention
     except ImportError as error:
         raise ValueError(f"attention triton needs the package {error.name}: pip install {error.name}") from None
-    return TritonAttention(cascade_bytes=PAYS_BYTES if settings.cascade == "auto" else None)
+    return TritonAttention()
 
 
 def _graph_rows(settings: EngineSettings, attention: Attention, device: torch.device) -> int:
     """Sequences of the largest step that is captured; 0: none is. Raises: ValueError if one must and cannot be."""
     _check_switch("cuda_graphs", settings.cuda_graphs)
+    _check_switch("cascade", settings.cascade, CASCADE)
     can_be = device.type == "cuda" and not isinstance(attention, TorchAttention | Lab4Attention)
     if settings.cuda_graphs == "on" and not can_be:
         raise ValueError("cuda_graphs on needs attention triton on an NVIDIA GPU: other attention waits for the device")

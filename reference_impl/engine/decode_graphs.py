@@ -12,6 +12,10 @@ longer to start them than the GPU takes to run them. A graph is captured once an
 
 Where a cache lies is part of a graph, so graphs are made after the blocks. Only one runs at a time: they share the
 memory of what they compute on the way, and the logits, of which a smaller graph writes the first rows.
+
+If asked for, a batch whose sequences all begin in the same blocks has a graph that reads these once. How many tokens
+that are is part of the graph, so one is captured only when its size and prefix came some steps in a row, out of the
+step at hand: it is computed once before the capture and once after, which writes the same numbers into the same slots.
 Cost: a step is one upload, three small copies and one launch, whatever the model; making them takes two steps each.
 Source: the fixed sets of batch sizes of vLLM and SGLang; Kwon et al., SOSP 2023, for what is decoded.
 """
@@ -27,6 +31,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from reference_impl.attention.backend import Attention, LayerCache
+from reference_impl.attention.common_prefix import common_prefix_tokens, spared_bytes
 from reference_impl.attention.metadata import AttentionMetadata
 from reference_impl.engine.batch import KNOWN, Batch
 from reference_impl.engine.device import on_device
@@ -35,6 +40,10 @@ from reference_impl.memory.block_table import blocks_for
 from reference_impl.memory.contiguous import at_least_one
 from reference_impl.model.transformer import Transformer
 
+PREFIX_STEPS = 8
+"""Steps in a row with the same size and prefix after which these have a graph."""
+PREFIX_GRAPHS = 32
+"""Kept of these; the one that was used longest ago goes."""
 AWAITED = -1
 """In place of a token id that only the device knows."""
 _SMALL = (1, 2, 4)
@@ -59,9 +68,11 @@ class DecodeGraphs:
         *,
         max_rows: int,
         max_context_tokens: int,
+        cascade_bytes: int | None = None,
     ) -> None:
         """Capture them all. The caches keep what they hold.
 
+        cascade_bytes: what a common prefix must spare a layer to be read once; None: each sequence reads its own.
         Raises: ValueError where there is no NVIDIA GPU; what torch raises if `attention` waits for the device.
         """
         self._check_device(model.device)
@@ -69,6 +80,11 @@ class DecodeGraphs:
         self.block_size = caches[0][0].shape[1]
         self._model, self._attention, self._caches = model, attention, caches
         self._longest = max_context_tokens
+        # A window may hide a prefix, so that attention could not read it once.
+        self._cascade_bytes = cascade_bytes if any(layer.window is None for layer in model.layers) else None
+        self._token_bytes = 2 * caches[0][0][0, 0].nbytes
+        self._came: tuple[tuple[int, int], int] = ((0, 0), 0)
+        """The last size and prefix, and how many steps in a row had these."""
         device, columns = model.device, blocks_for(max_context_tokens, self.block_size)
         self._numbers = torch.zeros(4, max_rows, dtype=torch.int64, device=device)
         self._numbers[2] = -1
@@ -76,13 +92,20 @@ class DecodeGraphs:
         self._chosen = torch.zeros(max_rows, dtype=torch.int64, device=device)
         self._logits = torch.empty(max_rows, model.config.vocab_size, dtype=model.dtype, device=device)
         with on_device(device):
+            self._pool: Any = None
+            self._stream = self._new_stream()
             # The largest first: the others find its memory free.
-            self._graphs = dict(zip(reversed(self.sizes), self._captured(self.sizes[::-1]), strict=True))
+            self._graphs = {size: self._captured(size, 0) for size in reversed(self.sizes)}
+            self._prefixed: dict[tuple[int, int], torch.cuda.CUDAGraph] = {}
 
     @staticmethod
     def _check_device(device: torch.device) -> None:
         if device.type != "cuda":
             raise ValueError(f"a CUDA graph needs an NVIDIA GPU, this model is on {device}")
+
+    def _new_stream(self) -> torch.cuda.Stream:
+        """One for all captures: what a graph has let go of is only there for another on the same."""
+        return torch.cuda.Stream(self._model.device)  # type: ignore[no-untyped-call]
 
     def fits(self, batch: Batch) -> bool:
         """Whether every sequence of it decodes, and there are not too many or too long ones."""
@@ -107,27 +130,48 @@ class DecodeGraphs:
         if batch.sources is not None:
             assert chosen is not None, "a batch with sources needs the tokens that they are places of"
             torch.index_select(chosen, 0, numbers[4], out=self._chosen[:size])
-        self._graphs[size].replay()
+        self._graph(size, self._prefix_tokens(batch)).replay()
         return self._logits[logit_rows[0]] if logit_rows else self._logits[:rows]
 
-    def _captured(self, sizes: Sequence[int]) -> list[torch.cuda.CUDAGraph]:
-        """A graph for each size. All on one stream: what one has let go of is only there for another on the same."""
-        stream, pool = torch.cuda.Stream(self._model.device), None  # type: ignore[no-untyped-call]
-        graphs = []
-        for size in sizes:
-            # Once before: kernels are compiled and chosen at their first call, which a graph cannot hold.
-            stream.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(stream):
-                self._forward(size)
-            torch.cuda.current_stream().wait_stream(stream)
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, pool=pool, stream=stream):
-                self._forward(size)
-            pool = graph.pool()
-            graphs.append(graph)
-        return graphs
+    def _prefix_tokens(self, batch: Batch) -> int:
+        """Tokens that are read once for all of its sequences; 0 if that does not pay."""
+        if self._cascade_bytes is None:
+            return 0
+        layout = batch.layout
+        tokens = common_prefix_tokens(layout.block_tables, layout.context_tokens, self.block_size)
+        spared = spared_bytes(len(layout.block_tables), tokens, self._token_bytes)
+        return tokens if spared >= self._cascade_bytes else 0
 
-    def _forward(self, size: int) -> None:
+    def _graph(self, size: int, prefix_tokens: int) -> torch.cuda.CUDAGraph:
+        """That of this step, whose numbers are on the device."""
+        key = size, prefix_tokens
+        self._came = key, self._came[1] + 1 if self._came[0] == key else 1
+        graph = self._prefixed.pop(key, None)
+        if graph is None and prefix_tokens and self._came[1] >= PREFIX_STEPS:
+            # If there is no memory for it this step fails, and no later one tries again.
+            cascade_bytes, self._cascade_bytes = self._cascade_bytes, None
+            graph = self._captured(size, prefix_tokens)
+            self._cascade_bytes = cascade_bytes
+            if len(self._prefixed) == PREFIX_GRAPHS:
+                del self._prefixed[next(iter(self._prefixed))]
+        if graph is None:
+            return self._graphs[size]
+        self._prefixed[key] = graph
+        return graph
+
+    def _captured(self, size: int, prefix_tokens: int) -> torch.cuda.CUDAGraph:
+        # Once before: kernels are compiled and chosen at their first call, which a graph cannot hold.
+        self._stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self._stream):
+            self._forward(size, prefix_tokens)
+        torch.cuda.current_stream().wait_stream(self._stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
+            self._forward(size, prefix_tokens)
+        self._pool = graph.pool()
+        return graph
+
+    def _forward(self, size: int, prefix_tokens: int) -> None:
         token_ids, positions, slots, contexts = self._numbers[:, :size].unbind()
         metadata = AttentionMetadata(
             slot_mapping=slots,
@@ -137,6 +181,7 @@ class DecodeGraphs:
             query_tokens=(1,) * size,
             context_tokens=(self._longest,) * size,
             num_decodes=size,
+            prefix_tokens=prefix_tokens,
         )
         self._model.forward(
             torch.where(token_ids == AWAITED, self._chosen[:size], token_ids),

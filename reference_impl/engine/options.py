@@ -31,8 +31,8 @@ class EngineSettings:
     on an NVIDIA GPU and "torch" elsewhere. cuda_graphs: "auto" captures steps that only decode where that can be, which
     is with "triton" on an NVIDIA GPU; "on" refuses to run where it cannot, "off" captures nothing. overlap: "auto"
     plans a step while a GPU computes the one before, where all parts are ours; "on" does so on a CPU too.
-    cascade: "auto" lets decodes that begin in the same blocks read these once, where that pays: with "triton", in steps
-    that are no graphs; "off" never does. kv_cache_dtype: "auto" keeps keys and values in the model's dtype, "fp8" in 8
+    cascade: "auto" lets decodes that begin in the same blocks read these once, where that pays, which is in graphs;
+    "off" never does. kv_cache_dtype: "auto" keeps keys and values in the model's dtype, "fp8" in 8
     bits with scales that are found when the engine is made (`kv_scales.py`).
     """
 
@@ -57,7 +57,7 @@ class EngineSettings:
     attention: str | None = None
     cuda_graphs: str = "auto"
     overlap: str = "auto"
-    cascade: str = "auto"
+    cascade: str = "off"
     debug: bool = False
 
 
@@ -106,7 +106,7 @@ def add_engine_options(parser: argparse.ArgumentParser) -> None:
         "--cascade",
         default=defaults.cascade,
         choices=CASCADE,
-        help="read a prefix that all decodes share once, with triton in steps without graphs (default: auto)",
+        help="auto: graphs read a prefix that all decodes share once, where that pays (default: off)",
     )
     steps.add_argument("--debug", action="store_true", help="check every invariant after every step")
 

@@ -67,9 +67,10 @@ class Runner:
         graph_rows: int = 0,
         max_context_tokens: int | None = None,
         kv_scales: Sequence[KVScales] | None = None,
+        cascade_bytes: int | None = None,
     ) -> None:
         """poison, and kv_scales for keys and values in 8 bits: see `KVCache`. graph_rows: decodes of at most so many
-        sequences run as CUDA graphs; 0: none do.
+        sequences run as CUDA graphs; 0: none do. cascade_bytes: see `DecodeGraphs`.
 
         Raises: ValueError if the device has no memory for the blocks, or there are to be graphs and it is no GPU.
         """
@@ -93,6 +94,7 @@ class Runner:
                 self.cache.layers,
                 max_rows=graph_rows,
                 max_context_tokens=max_context_tokens or model.config.max_context_tokens,
+                cascade_bytes=cascade_bytes,
             )
             if graph_rows
             else None

@@ -15,22 +15,20 @@ pytest.importorskip("triton")
 
 from reference_impl.attention import triton_attention
 from reference_impl.attention.backend import Attention
-from reference_impl.attention.common_prefix import common_prefix_tokens
-from reference_impl.attention.torch_attention import TorchAttention
 from reference_impl.attention.triton_attention import TritonAttention
 from reference_impl.attention.work_list import WorkList
+from reference_impl.engine import decode_graphs
 from reference_impl.model.loader import LoadedModel
 from tests.reference_impl.attention.batches import Batch, Shape, shapes
 from tests.reference_impl.engine.driving import GREEDY, heard, tiny_engine
+from tests.reference_impl.engine.graphs_by_hand import ByHand
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 MIXED = Shape(((1, 30), (1, 1), (5, 5), (3, 20)), 4, 2, 3, 8, heads_outermost=True, num_pads=2, seed=1)
 
 
-def attend(
-    batch: Batch, device: torch.device, window: int | None = None, attention: TritonAttention | None = None
-) -> Tensor:
+def attend(batch: Batch, device: torch.device, window: int | None = None) -> Tensor:
     metadata = replace(
         batch.metadata,
         **{
@@ -40,7 +38,7 @@ def attend(
         worked_out=batch.metadata.worked_out,
     )
     query, key_cache, value_cache = (x.to(device) for x in (batch.query, batch.key_cache, batch.value_cache))
-    return (attention or TritonAttention()).attend(query, key_cache, value_cache, metadata, 0.4, window=window)
+    return TritonAttention().attend(query, key_cache, value_cache, metadata, 0.4, window=window)
 
 
 def test_it_is_an_attention_of_the_engine() -> None:
@@ -80,77 +78,61 @@ def test_the_work_is_cut_once_a_step_and_again_for_another_window(device: torch.
 
 
 def alike(*, rows: tuple[tuple[int, int], ...], shared_blocks: int, block_size: int = 4) -> Batch:
-    """A batch whose decodes begin in the same blocks: those of the first."""
+    """A batch whose decodes begin in the same blocks, those of the first, and whose metadata say so."""
     batch = Batch(Shape(rows, block_size, 2, 3, 8, heads_outermost=True, num_pads=1, seed=4))
     tables, decodes = batch.metadata.block_tables, batch.metadata.num_decodes
     tables[:decodes, :shared_blocks] = tables[0, :shared_blocks].clone()
-    batch.metadata = replace(batch.metadata, host_tables=tables.numpy())
+    batch.metadata = replace(batch.metadata, prefix_tokens=shared_blocks * block_size)
     return batch
 
 
-@pytest.mark.parametrize(("cascade_bytes", "is_read_once"), [(1, True), (3072, True), (3073, False), (None, False)])
-def test_decodes_that_begin_alike_have_the_oracles_answer_in_whatever_way(
-    device: torch.device, cascade_bytes: int | None, is_read_once: bool
+@pytest.mark.parametrize(("window", "is_read_once"), [(None, True), (6, False)])
+def test_decodes_that_begin_alike_have_the_oracles_answer_behind_a_window_too(
+    device: torch.device, window: int | None, is_read_once: bool
 ) -> None:
-    """Three decodes share 12 tokens of 128 bytes, so 3,072 are spared; a prompt and a chunk beside them share none."""
+    """Three decodes share 12 tokens; a prompt and a chunk beside them share none."""
     batch = alike(rows=((1, 13), (1, 30), (1, 19), (5, 5), (3, 20)), shared_blocks=3)
-    attention = TritonAttention(cascade_bytes=cascade_bytes)
     with patch.object(triton_attention, "cascade_decode", wraps=triton_attention.cascade_decode) as made:
-        out = attend(batch, device, attention=attention).cpu()
+        out = attend(batch, device, window).cpu()
     assert made.called == is_read_once
-    expected = batch.expected(0.4)
-    torch.testing.assert_close(out[: len(expected)].double(), expected, rtol=2e-5, atol=2e-5)
-
-
-@pytest.mark.parametrize(
-    ("window", "host_tables"), [(6, True), (None, False)], ids=["behind a window", "where the host has no tables"]
-)
-def test_a_prefix_is_not_read_once(device: torch.device, window: int | None, host_tables: bool) -> None:
-    batch = alike(rows=((1, 13), (1, 30)), shared_blocks=3)
-    if not host_tables:
-        batch.metadata = replace(batch.metadata, host_tables=None)
-    with patch.object(triton_attention, "cascade_decode") as made:
-        out = attend(batch, device, window, attention=TritonAttention(cascade_bytes=1)).cpu()
-    assert not made.called
     expected = batch.expected(0.4, window)
     torch.testing.assert_close(out[: len(expected)].double(), expected, rtol=2e-5, atol=2e-5)
 
 
-def test_what_is_common_is_looked_for_once_a_step(device: torch.device) -> None:
+def test_a_prefix_is_cut_once_a_step(device: torch.device) -> None:
     batch = alike(rows=((1, 13), (1, 30)), shared_blocks=3)
-    with (
-        patch.object(triton_attention, "CascadeWork", wraps=triton_attention.CascadeWork) as works,
-        patch.object(triton_attention, "common_prefix_tokens", wraps=common_prefix_tokens) as looks,
-    ):
-        first, second = (attend(batch, device, attention=TritonAttention(cascade_bytes=1)) for _ in range(2))
-    assert (works.call_count, looks.call_count) == (1, 1)
+    with patch.object(triton_attention, "CascadeWork", wraps=triton_attention.CascadeWork) as works:
+        first, second = (attend(batch, device) for _ in range(2))
+    assert works.call_count == 1
     assert torch.equal(first, second)
 
 
-def test_an_engine_whose_decodes_begin_alike_makes_the_tokens_of_one_that_reads_all(
-    device: torch.device, tiny: LoadedModel
+def test_a_graph_that_reads_a_prefix_once_makes_the_tokens_of_one_that_does_not(
+    device: torch.device, tiny: LoadedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Three answers in a graph of four rows: the last one is padded."""
     if device.type != "cpu":
-        pytest.skip("on a GPU test_gpu_engine.py sees it, with the kernels' own engine")
-    system = [3, 1, 4, 1, 5, 9, 2, 6]
+        pytest.skip("on a GPU test_gpu_engine.py sees it, in graphs that are captured")
+    monkeypatch.setattr(decode_graphs, "PREFIX_STEPS", 2)
 
-    def told(attention: Attention) -> list[list[int]]:
+    def told(cascade_bytes: int | None) -> list[list[int]]:
         engine = tiny_engine(tiny, max_tokens_per_step=9).engine
-        engine.runner.attention = attention
+        runner = engine.runner
+        runner.graphs = graphs = ByHand(
+            tiny.transformer,
+            TritonAttention(),
+            runner.cache.layers,
+            max_rows=4,
+            max_context_tokens=16,
+            cascade_bytes=cascade_bytes,
+        )
         for number in range(3):
-            engine.add([*system, number], replace(GREEDY, max_tokens=4))
+            engine.add([3, 1, 4, 1, 5, 9, 2, 6, number], replace(GREEDY, max_tokens=5))
         found = heard(engine)
+        assert ((4, 8) in graphs.ran) == (cascade_bytes is not None)
         return [found[key].token_ids for key in sorted(found)]
 
-    with patch.object(triton_attention, "cascade_decode", wraps=triton_attention.cascade_decode) as made:
-        ours = told(TritonAttention(cascade_bytes=1))
-    assert {call.args[4] for call in made.call_args_list} == {8}
-    assert ours == told(TorchAttention())
-
-
-def test_a_cascade_for_less_than_nothing_is_refused() -> None:
-    with pytest.raises(ValueError, match="cascade_bytes must be at least 1, got 0; None turns it off"):
-        TritonAttention(cascade_bytes=0)
+    assert told(1) == told(None)
 
 
 def test_what_is_stored_is_what_is_attended_to(device: torch.device) -> None:

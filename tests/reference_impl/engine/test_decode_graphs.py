@@ -6,21 +6,23 @@ That captured ones give the tokens of a CPU is in `test_gpu_engine.py`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import zip_longest
 from typing import Any
 
 import pytest
-import torch
 from torch import Tensor
 
 from reference_impl.attention.torch_attention import TorchAttention
-from reference_impl.engine.decode_graphs import DecodeGraphs
+from reference_impl.engine.decode_graphs import PREFIX_GRAPHS, PREFIX_STEPS
 from reference_impl.engine.engine import Engine
+from reference_impl.engine.outputs import FinishReason
 from reference_impl.engine.runner import Awaited
 from reference_impl.model.loader import LoadedModel
 from tests.reference_impl.engine import driving
 from tests.reference_impl.engine.driving import GREEDY, heard, tiny_engine
+from tests.reference_impl.engine.faults import heard_through
+from tests.reference_impl.engine.graphs_by_hand import ByHand
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -35,37 +37,24 @@ class OfItsTensors(TorchAttention):
         return super().attend(query, key_cache, value_cache, exact, scale, **options)
 
 
-class ByHand(DecodeGraphs):
-    """Every size computes when it is replayed. ran: the sizes that were."""
-
-    @staticmethod
-    def _check_device(device: torch.device) -> None:
-        pass
-
-    def _captured(self, sizes: Sequence[int]) -> Any:
-        self.ran: list[int] = []
-        return [Replayed(self, size) for size in sizes]
-
-
-@dataclass(frozen=True)
-class Replayed:
-    graphs: ByHand
-    size: int
-
-    def replay(self) -> None:
-        self.graphs.ran.append(self.size)
-        self.graphs._forward(self.size)
-
-
 @pytest.fixture(autouse=True, params=["off", "on"], ids=["one step after the other", "steps overlap"])
 def overlap(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setattr(driving, "OVERLAP", request.param)
     return str(request.param)
 
 
-def with_graphs(tiny: LoadedModel, rows: int, **settings: Any) -> tuple[Engine, ByHand]:
+def with_graphs(
+    tiny: LoadedModel, rows: int, *, cascade_bytes: int | None = None, **settings: Any
+) -> tuple[Engine, ByHand]:
     engine = tiny_engine(tiny, **settings).engine
-    graphs = ByHand(tiny.transformer, OfItsTensors(), engine.runner.cache.layers, max_rows=rows, max_context_tokens=64)
+    graphs = ByHand(
+        tiny.transformer,
+        OfItsTensors(),
+        engine.runner.cache.layers,
+        max_rows=rows,
+        max_context_tokens=64,
+        cascade_bytes=cascade_bytes,
+    )
     engine.runner.graphs = graphs
     return engine, graphs
 
@@ -118,3 +107,78 @@ def test_all_sizes_write_into_one_piece_of_logits(tiny: LoadedModel) -> None:
     served(engine, range(3, 19, 2))
     assert len(set(graphs.ran)) == 4
     assert seen == {graphs._logits.data_ptr()}
+
+
+def with_system_prompt(tiny: LoadedModel, cascade_bytes: int | None, answers: int = 3, most: int = 24) -> ByHand:
+    """Answers behind eleven tokens of which eight lie in the same two blocks; the first prompt fills its step."""
+    engine, graphs = with_graphs(
+        tiny, 4, cascade_bytes=cascade_bytes, prefix_cache="hash", max_tokens_per_step=12, max_context_tokens=64
+    )
+    for number in range(answers):
+        engine.add([*range(11), 100 + number], replace(GREEDY, max_tokens=most))
+    heard(engine)
+    return graphs
+
+
+def test_a_prefix_that_came_some_steps_in_a_row_has_a_graph_of_its_own(tiny: LoadedModel) -> None:
+    ran = with_system_prompt(tiny, cascade_bytes=1).ran
+    three = [prefix for size, prefix in ran if size == 4]
+    assert three[: PREFIX_STEPS - 1] == [0] * (PREFIX_STEPS - 1)
+    assert set(three[PREFIX_STEPS - 1 :]) == {8}
+    assert len(three) > PREFIX_STEPS
+
+
+def test_what_is_spared_decides_and_nothing_is_looked_for_unless_asked(tiny: LoadedModel) -> None:
+    """Three sequences spare 2 x 8 tokens of 256 bytes a layer."""
+    token_bytes = tiny.config.kv_bytes_per_token(4) // tiny.config.num_layers
+    assert (4, 8) in with_system_prompt(tiny, cascade_bytes=16 * token_bytes).ran
+    assert (4, 8) not in with_system_prompt(tiny, cascade_bytes=16 * token_bytes + 1).ran
+    assert {prefix for _, prefix in with_system_prompt(tiny, cascade_bytes=None).ran} == {0}
+
+
+def test_one_sequence_and_another_prefix_between_give_no_graph(tiny: LoadedModel) -> None:
+    assert {prefix for _, prefix in with_system_prompt(tiny, cascade_bytes=1, answers=1).ran} == {0}
+    assert {prefix for _, prefix in with_system_prompt(tiny, cascade_bytes=1, most=PREFIX_STEPS - 1).ran} == {0}
+
+
+def test_of_graphs_with_prefixes_the_one_that_was_used_longest_ago_goes(tiny: LoadedModel) -> None:
+    _, graphs = with_graphs(tiny, 2)
+    first = graphs_of(graphs, 4)
+    for prefix_tokens in range(8, 4 * (PREFIX_GRAPHS + 1), 4):
+        graphs_of(graphs, prefix_tokens)
+    assert graphs._graph(2, 4) is first, "all of them are kept"
+    graphs_of(graphs, 4 * (PREFIX_GRAPHS + 1))
+    assert len(graphs._prefixed) == PREFIX_GRAPHS
+    assert graphs._graph(2, 4) is first
+    assert (2, 8) not in graphs._prefixed
+
+
+def test_a_graph_that_could_not_be_captured_is_not_tried_again(
+    tiny: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = {"prefix_cache": "hash", "max_tokens_per_step": 12, "max_running": 4, "max_context_tokens": 64}
+    engine, graphs = with_graphs(tiny, 4, cascade_bytes=1, **parts)
+
+    def no_room(size: int, prefix_tokens: int) -> Any:
+        raise RuntimeError("no room for a graph")
+
+    monkeypatch.setattr(graphs, "_captured", no_room)
+    for number in range(6):
+        engine.add([*range(11), 100 + number], replace(GREEDY, max_tokens=24))
+    told, errors = heard_through(engine)
+    assert len(errors) == 1
+    ends = [told[key].finish for key in sorted(told)]
+    assert ends == [FinishReason.ERROR] * 4 + [FinishReason.LENGTH] * 2
+
+
+def graphs_of(graphs: ByHand, prefix_tokens: int) -> Any:
+    """The graph after as many steps with this prefix as it takes."""
+    return [graphs._graph(2, prefix_tokens) for _ in range(PREFIX_STEPS)][-1]
+
+
+def test_where_every_layer_has_a_window_no_prefix_is_read_once(
+    tiny: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for layer in tiny.transformer.layers:
+        monkeypatch.setattr(layer, "window", 6)
+    assert {prefix for _, prefix in with_system_prompt(tiny, cascade_bytes=1).ran} == {0}

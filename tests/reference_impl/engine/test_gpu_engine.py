@@ -17,7 +17,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from reference_impl.engine import build
+from reference_impl.engine import build, decode_graphs
 from reference_impl.engine.build import build_engine
 from reference_impl.engine.decode_graphs import DecodeGraphs, graph_sizes
 from reference_impl.engine.generate import Ask, Told, generate
@@ -200,13 +200,14 @@ def test_a_prefix_that_is_read_once_changes_no_token(n: int, monkeypatch: pytest
 
     monkeypatch.setattr(triton_attention, "cascade_decode", counted)
     monkeypatch.setattr(build, "PAYS_BYTES", 1)
+    monkeypatch.setattr(decode_graphs, "PREFIX_STEPS", 2)
     # The first prompt fills its step, so that all others find its blocks.
-    parts = {"cuda_graphs": "off", "prefix_cache": "hash", "max_tokens_per_step": 71}
+    parts = {"cascade": "auto", "prefix_cache": "hash", "max_tokens_per_step": 71}
     expected = answers(model("qwen3", "cpu"), wanted, prefix_cache="hash")
     assert answers(model("qwen3", "cuda"), wanted, **parts) == expected
     assert max(calls) >= 64, "four blocks of 16 tokens begin every prompt"
     before = len(calls)
-    assert answers(model("qwen3", "cuda"), wanted, cascade="off", **parts) == expected
+    assert answers(model("qwen3", "cuda"), wanted, **{**parts, "cascade": "off"}) == expected
     assert len(calls) == before
 
 
