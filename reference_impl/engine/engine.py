@@ -100,6 +100,7 @@ class Engine:
         """What the next `step` returns."""
         self._blame = Blame()
         self._has_failed = False
+        self._wreck: tuple[object, ...] = ()
         self._next_id = 0
 
     @property
@@ -332,7 +333,12 @@ class Engine:
         concerned = self._blame.taken()
         self._has_failed = True
         # The device is waited for: blocks may only go to others once nothing is written to them any more.
-        if not concerned or not is_alive(self.loaded.transformer.device):
+        if not is_alive(self.loaded.transformer.device):
+            # To free what a lost GPU was to read or write would end the process, in torch, before anybody hears of it.
+            self._wreck = error, self._flight
+            self._break(said)
+            return
+        if not concerned:
             self._break(said)
             return
         try:
