@@ -16,7 +16,7 @@ from autograder.judge.subject import Make
 from autograder.judge.verdicts import Verdict
 from autograder.worker import tensors, wire
 
-TORCH_COMPUTED = "torch computed on floating-point numbers, which is the work of your own kernels"
+TORCH_COMPUTED = "torch or the host worked on floating-point numbers, which is for your own kernels to do"
 
 
 class RemoteFunctions:

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from triton.runtime.interpreter import GridExecutor
@@ -28,8 +29,13 @@ MOVES = UNWRITTEN | set(FILLED_WITH) | COPIES
 """What torch may do with floats: allocate, fill, copy and cast."""
 
 
+READS = {"numpy", "__array__", "tolist", "__dlpack__", "untyped_storage", "storage"}
+"""Methods of a tensor by which the host gets at its numbers without an operation of torch's."""
+
+
 class Watch(TorchDispatchMode):
-    """Sees torch's operations in this thread. `computed` is the first that computed on floats, "" if none did."""
+    """Sees torch's operations in this thread. `computed` is the first that computed on floats, or let the host read
+    them; "" if none did."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -48,8 +54,13 @@ class Watch(TorchDispatchMode):
             finally:
                 self._deaf = False
 
-        with _instead(unseen), self:
+        with _instead(unseen), _Reading(self), self:
             yield self
+
+    def read(self, method: str, tensor: Any) -> None:
+        """A method of a tensor was called that gives its numbers away."""
+        if not self._deaf and not self.computed and isinstance(tensor, Tensor) and tensor.is_floating_point():
+            self.computed = f"Tensor.{method}"
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -64,6 +75,22 @@ class Watch(TorchDispatchMode):
             if floats and not Recorder._only_looks(func, taken, given):
                 self.computed = str(name)
         return result
+
+
+class _Reading(TorchFunctionMode):
+    """Tells a watch of methods that are no operations."""
+
+    def __init__(self, watch: Watch) -> None:
+        super().__init__()
+        self._watch = watch
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        name = getattr(func, "__name__", "")
+        if name in READS and args:
+            self._watch.read(name, args[0])
+        return func(*args, **(kwargs or {}))
 
 
 @contextmanager

@@ -71,7 +71,7 @@ def test_inputs_stay_as_they_are(make: Make, seed: int) -> None:
         content = draw.content(kind, [3, 0, 9])
         call = draw.placed(content, Layout(caches=form, pads=(-1, 5)))
         unwritten = view.Unwritten(call)
-        call.run(make())
+        view.check_call(make(), call, content, "inputs that are only read")
         unwritten.check()
 
 
@@ -105,12 +105,15 @@ def test_sequences_may_share_blocks(make: Make, seed: int) -> None:
 
 
 def test_an_empty_batch_does_nothing(make: Make, seed: int) -> None:
-    """A batch of no sequences is no error, and nothing is written."""
+    """A batch of no sequences is no error, and nothing is written; the next batch is answered."""
     draw = Draw(seed)
-    call = draw.placed(draw.content(cases.GROUPED, []))
-    unwritten = view.Unwritten(call)
-    call.run(make())
-    unwritten.check()
+    subject = make()
+    for lengths in ([], [3]):
+        content = draw.content(cases.GROUPED, lengths)
+        call = draw.placed(content)
+        unwritten = view.Unwritten(call)
+        view.check_call(subject, call, content, "a batch after one of no sequences")
+        unwritten.check()
 
 
 def test_a_wide_table_costs_nothing_but_its_entries(make: Make, seed: int) -> None:

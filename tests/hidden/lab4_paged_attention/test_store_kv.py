@@ -77,14 +77,19 @@ def test_the_slot_minus_one_writes_nowhere(make: Make, seed: int) -> None:
 
 
 def test_only_skipped_tokens_change_nothing(make: Make, seed: int) -> None:
-    """If every slot is -1 the caches stay as they are."""
+    """If every slot is -1 the caches stay as they are; the next call with slots stores again."""
+    draw = Draw(seed)
     kind = cases.PLAIN
-    key, value = drawn(Draw(seed), kind, 6)
+    key, value = drawn(draw, kind, 6)
     key_cache, value_cache, arenas = blank(kind, 4)
     before = {name: arena.clone() for name, arena in arenas.items()}
-    make().store_kv(key, value, key_cache, value_cache, torch.full((6,), -1, dtype=torch.int64))
+    subject = make()
+    subject.store_kv(key, value, key_cache, value_cache, torch.full((6,), -1, dtype=torch.int64))
     for name, arena in arenas.items():
         assert view.same_bits(arena, before[name]), "a token with slot -1 was written somewhere"
+    slots = slots_of(draw, kind, 4, 6)
+    subject.store_kv(key, value, key_cache, value_cache, slots)
+    check_stored(key_cache, key, slots, "key")
 
 
 def test_nothing_but_the_named_slots_is_written(make: Make, seed: int) -> None:
@@ -95,6 +100,7 @@ def test_nothing_but_the_named_slots_is_written(make: Make, seed: int) -> None:
         key_cache, value_cache, arenas = blank(kind, 6)
         slots = slots_of(draw, kind, 6, 7)
         make().store_kv(key, value, key_cache, value_cache, slots)
+        check_stored(key_cache, key, slots, "key")
         for cache in (key_cache, value_cache):
             rest = view.everywhere_but(cache, slots.tolist())
             assert bool(rest.isnan().all()), "a slot was written that no token names"
@@ -114,6 +120,7 @@ def test_the_tokens_given_stay_as_they_are(make: Make, seed: int) -> None:
     before = (key.clone(), value.clone(), slots.clone())
     key_cache, value_cache, _ = blank(kind, 4)
     make().store_kv(key, value, key_cache, value_cache, slots)
+    check_stored(key_cache, key, slots, "key")
     for now, then in zip((key, value, slots), before, strict=True):
         assert view.same_bits(now, then), "an input was written"
 
@@ -174,15 +181,22 @@ def test_numbers_are_moved_not_computed(make: Make) -> None:
         check_stored(value_cache, -key, slots, "value")
 
 
-def test_no_tokens_do_nothing(make: Make) -> None:
-    """Zero tokens are no error, and nothing is written."""
+def test_no_tokens_do_nothing(make: Make, seed: int) -> None:
+    """Zero tokens are no error, and nothing is written, neither first nor after others."""
+    draw = Draw(seed)
     kind = cases.PLAIN
     key_cache, value_cache, arenas = blank(kind, 2)
-    before = {name: arena.clone() for name, arena in arenas.items()}
     none = torch.zeros(0, kind.kv_heads, kind.head_dim)
-    make().store_kv(none, none.clone(), key_cache, value_cache, torch.zeros(0, dtype=torch.int64))
-    for name, arena in arenas.items():
-        assert view.same_bits(arena, before[name]), "something was written for no tokens"
+    subject = make()
+    for tokens in (0, 3):
+        key, value = drawn(draw, kind, tokens)
+        slots = slots_of(draw, kind, 2, tokens)
+        subject.store_kv(key, value, key_cache, value_cache, slots)
+        check_stored(key_cache, key, slots, "key")
+        before = {name: arena.clone() for name, arena in arenas.items()}
+        subject.store_kv(none, none.clone(), key_cache, value_cache, torch.zeros(0, dtype=torch.int64))
+        for name, arena in arenas.items():
+            assert view.same_bits(arena, before[name]), "something was written for no tokens"
 
 
 def test_a_later_token_replaces_an_earlier_one(make: Make, seed: int) -> None:

@@ -1,0 +1,76 @@
+"""Without a GPU, what torch does of a call's work is seen, and a call can be made without its kernels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from tests.triton_here import import_triton
+
+if import_triton() != "cpu":
+    pytest.skip("for Triton's interpreter", allow_module_level=True)
+
+import triton
+import triton.language as tl
+
+from autograder.worker import watch
+
+
+@triton.jit
+def double(source, target, size: tl.constexpr):  # type: ignore[no-untyped-def]
+    at = tl.arange(0, size)
+    tl.store(target + at, tl.load(source + at) * 2)
+
+
+def seen(run: Callable[[], Any]) -> str:
+    watcher = watch.Watch()
+    with watcher.looking():
+        run()
+    return watcher.computed
+
+
+X = torch.arange(16.0)
+N = torch.arange(16)
+
+
+@pytest.mark.parametrize(
+    "run",
+    [
+        lambda: double[(1,)](X, torch.empty(16), size=16),
+        lambda: torch.empty(3).copy_(X[:3]),
+        lambda: X.half().view(4, 4).transpose(0, 1).contiguous(),
+        lambda: torch.zeros(4).fill_(2.0),
+        lambda: torch.cumsum(N, 0) + N[N > 3].sum(),
+        lambda: N.tolist(),
+    ],
+    ids=["a kernel", "copy", "cast and views", "fill", "integers", "reading integers"],
+)
+def test_allocating_copying_casting_and_integers_are_no_computing(run: Callable[[], Any]) -> None:
+    assert seen(run) == ""
+
+
+@pytest.mark.parametrize(
+    ("run", "name"),
+    [
+        (lambda: X * 2, "aten::mul"),
+        (lambda: X.view(4, 4) @ X.view(4, 4), "aten::mm"),
+        (lambda: torch.zeros(16).index_put_((N,), X), "aten::index_put_"),
+        (lambda: X.sum().item(), "aten::sum"),
+        (lambda: X.numpy(), "Tensor.numpy"),
+        (lambda: X.tolist(), "Tensor.tolist"),
+    ],
+)
+def test_computing_on_floats_and_reading_them_is_told_by_name(run: Callable[[], Any], name: str) -> None:
+    assert seen(run) == name
+
+
+def test_a_launch_without_kernels_writes_nothing_and_the_next_one_does() -> None:
+    target = torch.zeros(16)
+    with watch.without_kernels():
+        double[(1,)](X, target, size=16)
+    assert not target.any()
+    double[(1,)](X, target, size=16)
+    assert torch.equal(target, X * 2)
