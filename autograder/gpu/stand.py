@@ -27,17 +27,22 @@ class Stand:
     """Plays and times plans. Close it, or use it as a context manager."""
 
     def __init__(self) -> None:
-        """Raises: StartFailed if the GPU is not well: nobody's kernel has run yet."""
-        self._replay: Replay | None = None
+        """Starts the process and does not wait for it; `prove` does. Raises: StartFailed."""
         try:
-            self._start()
-        except (ReplayGone, OSError) as error:
+            self._replay: Replay | None = Replay()
+        except OSError as error:
+            raise StartFailed(str(error)) from error
+
+    def prove(self) -> None:
+        """Run the canary of a new stand. Raises: StartFailed if the GPU is not well: nobody's kernel has run yet."""
+        try:
+            self._canary()
+        except ReplayGone as error:
             self.close()
             raise StartFailed(f"{MADE_EARLIER}: {error}") from error
 
-    def _start(self) -> None:
-        """A new process whose canary is well. Raises: ReplayGone."""
-        self._replay = Replay()
+    def _canary(self) -> None:
+        assert self._replay is not None
         facts, _ = self._replay.request(START_S, op="canary")
         if not facts["well"]:
             self.close()
@@ -72,7 +77,8 @@ class Stand:
         deadline = time.monotonic() + RECOVERY_S
         while True:
             try:
-                self._start()
+                self._replay = Replay()
+                self._canary()
                 return
             except (ReplayGone, OSError):
                 self._replay = None

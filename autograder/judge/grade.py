@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from autograder.course import Course, Lab, seed_id
 from autograder.intake import Rejected, take
@@ -23,6 +24,9 @@ from autograder.judge.verdicts import GroupResult, SubmissionResult, TestResult,
 from autograder.sandbox.launch import StartFailed, WorkerGone
 from autograder.sandbox.limits import Limits
 from labkit import checks, contracts
+
+if TYPE_CHECKING:
+    from autograder.gpu.stand import Stand
 
 COUNTEREXAMPLE_CHARS = 800
 
@@ -96,15 +100,17 @@ def _all(lab: Lab, tests: list[HiddenTest], verdict: Verdict, message: str) -> t
 
 def _judge(lab: Lab, tests: list[HiddenTest], session: Session, job: Job) -> tuple[GroupResult, ...]:
     (name, methods), *_ = lab.suite.PROVIDES.items()
-    try:
-        faults = _contract_faults(session, lab.kind, name, methods)
-    except TestEnded as ended:
-        return _all(lab, tests, ended.verdict, ended.message)
-    for fault in faults.values():
-        session.note(fault)
     with ExitStack() as held:
-        if job.device == "cuda":
-            make, reference = _on_the_gpu(lab, name, session, faults, held)
+        # It takes seconds to start, and so does the worker.
+        stand = held.enter_context(_stand()) if job.device == "cuda" else None
+        try:
+            faults = _contract_faults(session, lab.kind, name, methods)
+        except TestEnded as ended:
+            return _all(lab, tests, ended.verdict, ended.message)
+        for fault in faults.values():
+            session.note(fault)
+        if stand is not None:
+            make, reference = _on_the_gpu(lab, name, session, faults, stand)
         else:
             make = _by_wire(lab, name, session, faults)
             reference = local(lab.reference(name))
@@ -123,14 +129,19 @@ def _by_wire(lab: Lab, name: str, session: Session, faults: Mapping[str, str]) -
     return remote_functions(session, methods, {**faults, **idle})
 
 
-def _on_the_gpu(lab: Lab, name: str, session: Session, faults: Mapping[str, str], held: ExitStack) -> tuple[Make, Make]:
-    """The submission's functions, recorded there and played here, and the reference's. Raises: StartFailed."""
-    # Torch and Triton stay out of a judge that needs no GPU.
+def _stand() -> Stand:
+    """Where plans are played. Torch and Triton stay out of a judge that needs no GPU."""
     from autograder.gpu.stand import Stand
+
+    return Stand()
+
+
+def _on_the_gpu(lab: Lab, name: str, session: Session, faults: Mapping[str, str], stand: Stand) -> tuple[Make, Make]:
+    """The submission's functions, recorded there and played here, and the reference's. Raises: StartFailed."""
     from autograder.gpu.subject import FromHere, FromWorker, played
     from autograder.gpu.subject import rehearse as rehearse_on_the_gpu
 
-    stand = held.enter_context(Stand())
+    stand.prove()
     rehearse_on_the_gpu(session, faults)
     methods = lab.suite.PROVIDES[name]
     make = played(FromWorker(session, faults), stand, methods)
@@ -142,17 +153,20 @@ def _groups(
 ) -> tuple[GroupResult, ...]:
     """Every hidden test, and a public counterexample for each group in which one failed."""
     by_group: dict[str, list[TestResult]] = {group.id: [] for group in lab.groups}
+    unclear: set[str] = set()
     for test in tests:
         result = not_here(test, job.device) or run_test(test, make, job.seed, reference)
         by_group[test.group].append(result)
+        # Too slow is no property that an example could show.
+        if result.counts and result.verdict is not Verdict.PASS and not test.timed:
+            unclear.add(test.group)
     session.hurry = True
     # A fresh worker: the one that met the hidden tests could tell of them through its answers.
     session.fresh()
     groups = []
     for group in lab.groups:
         results = tuple(by_group[group.id])
-        failed = any(result.verdict is not Verdict.PASS for result in results if result.counts)
-        story = _counterexample(lab, group.id, session, make) if failed else ""
+        story = _counterexample(lab, group.id, session, make) if group.id in unclear else ""
         groups.append(GroupResult(group.id, group.title, group.points, results, story))
     return tuple(groups)
 

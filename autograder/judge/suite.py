@@ -1,8 +1,8 @@
 """The hidden tests of a lab, as plain functions.
 
-Owns: finding them (`tests/hidden/<lab>/test_<name>.py`, each naming its GROUP, and its DEVICE if there is but one)
-and running one, from call to verdict. The same files are collected by pytest, which runs them on the reference; here
-pytest is not involved, and nothing of the student's is near. Knows nothing of points.
+Owns: finding them (`tests/hidden/<lab>/test_<name>.py`, each naming its GROUP, its DEVICE if there is but one, and
+TIMED if it asks for speed) and running one, from call to verdict. The same files are collected by pytest, which runs
+them on the reference; here pytest is not involved, and nothing of the student's is near. Knows nothing of points.
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ class HiddenTest:
     run: Callable[..., None]
     device: str = ""
     """The one device that it runs on, "cuda" say; empty if it runs anywhere."""
+    timed: bool = False
+    """Whether it asks for speed alone: the answers are other tests' business."""
 
     @property
     def wants_seed(self) -> bool:
@@ -55,7 +57,8 @@ def hidden_tests(lab: Lab) -> list[HiddenTest]:
             sentence = (inspect.getdoc(function) or "").partition("\n")[0].strip()
             if not sentence:
                 raise SuiteBroken(f"{path.name}: {name} has no sentence for the student")
-            found.append(HiddenTest(group, name, sentence, function, getattr(module, "DEVICE", "")))
+            where, timed = getattr(module, "DEVICE", ""), getattr(module, "TIMED", False)
+            found.append(HiddenTest(group, name, sentence, function, where, timed))
     in_notebook, in_tests = {group.id for group in lab.groups}, {test.group for test in found}
     if in_notebook != in_tests:
         odd = ", ".join(sorted(in_notebook ^ in_tests))

@@ -28,6 +28,7 @@ Call = Callable[[Tensor, Tensor], None]
 @pytest.fixture(scope="module")
 def stand() -> Iterator[Stand]:
     with Stand() as opened:
+        opened.prove()
         yield opened
 
 
