@@ -95,6 +95,13 @@ def test_the_batch_job_is_the_published_one_and_its_step_adds_up(chapter: Any, r
     assert int(glued["step_attention"]) + int(glued["step_host"]) <= 100
     shares = [run["share"] for run in records["offline"]["runs"]]
     assert max(shares) < 1, "a floor is a floor"
+    nearest = max(records["offline"]["runs"], key=lambda run: run["share"])
+    assert nearest["kv_bytes"] == max(run["kv_bytes"] for run in records["offline"]["runs"]), (
+        "the page says: most to read"
+    )
+    llama = next(run for run in records["offline"]["runs"] if run["model"] == "llama-3.2-1b")
+    assert llama["tokens_per_s"] > run["tokens_per_s"], "the page says faster"
+    assert int(glued["llama_host"]) > int(glued["step_host"])
 
 
 def test_what_is_said_of_clients_and_of_the_budget_holds(chapter: Any, records: dict[str, Any]) -> None:
