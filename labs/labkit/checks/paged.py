@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 GUARD_BLOCKS = 2
-"""Blocks before and behind the cache that belong to nobody: an address that is a little wrong ends there."""
+"""Blocks before and behind the cache that belong to nobody, at least: an address that is a little wrong ends there."""
+GUARD_TOKENS = 64
+"""And slots, at least: somebody may take blocks to be larger than they are."""
 ERRORS = {"float32": 1e-5, "float16": 2e-3, "bfloat16": 1e-2}
 """Relative L2 error over `out`; in a row, one head of one sequence, 4 times that."""
 NAN = float("nan")
@@ -89,8 +91,9 @@ def batch(
     places = torch.randperm(num_blocks, generator=torch.Generator().manual_seed(order)).to(torch.int32)
     if block_zero_is_free:
         places = torch.cat((places[places != 0], places[places == 0]))
-    memory = torch.full((num_blocks + 2 * GUARD_BLOCKS, 2, block_size, kv_heads, head_dim), poison, dtype=number_type)
-    caches = memory[GUARD_BLOCKS:-GUARD_BLOCKS]
+    guard = max(GUARD_BLOCKS, -(-GUARD_TOKENS // block_size))
+    memory = torch.full((num_blocks + 2 * guard, 2, block_size, kv_heads, head_dim), poison, dtype=number_type)
+    caches = memory[guard:-guard]
     tables = torch.full((len(lengths) + 2, max([0, *blocks]) + 2), unused, dtype=torch.int32)
     for row, (length, count) in enumerate(zip(lengths, blocks, strict=True)):
         tables[row, :count], places = places[:count], places[count:]
@@ -102,7 +105,7 @@ def batch(
     query = torch.randn(len(lengths), heads, head_dim, generator=draw, dtype=torch.float64)
     query = queries(query) if queries else query
     memory = memory.to(device())
-    caches = memory[GUARD_BLOCKS:-GUARD_BLOCKS]
+    caches = memory[guard:-guard]
     return Batch(
         _told(lengths, heads, kv_heads, head_dim, block_size, dtype),
         list(lengths),
