@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from autograder.course import Course
 from autograder.gradebook.judging import RUNNERS, judge
 from autograder.judge.verdicts import SubmissionResult
-from autograder.runners.devices import DEVICES, choose
+from autograder.runners.devices import DEVICES, choose, here
 from autograder.sandbox.tiers import INSTALL_HINT, TIERS, NoSandbox
 
 if TYPE_CHECKING:
@@ -88,6 +88,17 @@ def _parser() -> argparse.ArgumentParser:
 
     doctor = commands.add_parser("doctor", help="what this machine can do, with every deny of the sandbox tried")
     doctor.set_defaults(run=_doctor)
+
+    redteam = commands.add_parser("redteam", help="every attack and every honest design, graded: nobody may gain")
+    redteam.add_argument("files", nargs="*", type=Path, metavar="FILE", help="only these of tests/submissions/")
+    redteam.add_argument("--lab", help="only this lab")
+    redteam.add_argument(
+        "--kind", choices=("correct", "hostile", "wrong"), action="append", help="only these; may be said again"
+    )
+    redteam.add_argument("--device", choices=DEVICES, default="auto", help="auto takes every device that is here")
+    redteam.add_argument("--sandbox", choices=("auto", *TIERS), default="auto")
+    redteam.add_argument("--json", type=Path, metavar="OUT", help="write every trial as JSON")
+    redteam.set_defaults(run=_redteam)
 
     where = commands.add_parser("where", help="where the built things are")
     where.set_defaults(run=_where)
@@ -278,6 +289,48 @@ def _sample(course: Course, args: argparse.Namespace) -> int:
             print(f"  {sample.student}: {sample.what}")
         failed |= _autograde_in(course, lab.id, root, {})
     return failed
+
+
+def _redteam(course: Course, args: argparse.Namespace) -> int:
+    from autograder import redteam
+
+    wanted = {path.resolve() for path in args.files}
+    trials: list[redteam.Trial] = []
+    for lab in course.labs():
+        if args.lab not in (None, lab.id):
+            continue
+        told = [each for each in redteam.corpus_of(course, lab.id) if not wanted or each.path.resolve() in wanted]
+        told = redteam.in_order([each for each in told if not args.kind or each.kind in args.kind])
+        for device in [d for d in here() if d in lab.devices] if args.device == "auto" else [args.device]:
+            trials += redteam.run(course, lab, choose(lab, device), told, args.sandbox, _print_trial)
+    if not trials:
+        raise UserError("nothing of tests/submissions/ is meant by these arguments")
+    if args.json:
+        args.json.write_text(json.dumps([trial.to_json() for trial in trials], indent=1) + "\n", encoding="utf-8")
+    return _told_of_trials(trials)
+
+
+def _print_trial(trial: Any) -> None:
+    ended = f"FAULT {'; '.join(trial.faults)}" if trial.faults else "held"
+    about = f" [{', '.join(trial.catalogue)}] {trial.about}" if trial.kind == "hostile" else ""
+    print(
+        f"{trial.lab[:4]} {trial.device:4} {trial.kind:7} {trial.name:38} {trial.result.score:6.2f} "
+        f"{trial.result.seconds:6.1f} s  {ended}{about}",
+        flush=True,
+    )
+
+
+def _told_of_trials(trials: Sequence[Any]) -> int:
+    kinds = {kind: [t for t in trials if t.kind == kind] for kind in ("correct", "hostile", "wrong")}
+    ids = sorted({number for trial in trials for number in trial.catalogue})
+    seconds = sorted(trial.result.seconds for trial in trials)
+    faulty = [trial for trial in trials if trial.faults]
+    print(
+        f"{len(kinds['hostile'])} attacks ({len(ids)} numbers of the catalogue: {' '.join(ids)}), "
+        f"{len(kinds['correct'])} honest designs, {len(kinds['wrong'])} misconceptions; "
+        f"median {seconds[len(seconds) // 2]:.1f} s; {len(faulty)} did not hold"
+    )
+    return 1 if faulty else 0
 
 
 def _doctor(course: Course, args: argparse.Namespace) -> int:

@@ -53,8 +53,10 @@ def grade_files(
     device: str = "auto",
     slots: int | None = None,
     progress: Progress | None = None,
+    journal: Path | None = None,
 ) -> list[SubmissionResult]:
-    """Grade submissions of one lab; results in the order of `paths`, each journalled when it is finished.
+    """Grade submissions of one lab; results in the order of `paths`, each journalled when it is finished,
+    in the course's own file if no other is named; what is in the journal is not graded again.
 
     A bad submission gets a result like any other (`rejected`). `progress` is called with each result as it comes.
     On a GPU one at a time, whatever `slots` says: the clock wants it alone.
@@ -65,7 +67,7 @@ def grade_files(
     slots = 1 if device == "cuda" else slots
     tier = tiers.choose(sandbox)
     suite = course.suite_version(lab)
-    journal = Journal(course.state / "journal.sqlite")
+    kept = Journal(journal or course.state / "journal.sqlite")
     # Two jobs for equal files would both be graded; the later one waits for the first and finds its result.
     locks: dict[str, threading.Lock] = {}
     guard = threading.Lock()
@@ -76,7 +78,7 @@ def grade_files(
         with guard:
             lock = locks.setdefault(job_id, threading.Lock())
         with lock:
-            result = _finished_or_run(course, journal, job, job_id)
+            result = _finished_or_run(course, kept, job, job_id)
         if progress is not None:
             with guard:
                 progress(result)

@@ -1,0 +1,178 @@
+"""Every attack that was ever found, and honest work beside it, through the real sandbox and judge.
+
+Owns: what counts as a gain, a leak, a harm or a delay, and the table. The submissions and what each says of itself
+stand in `tests/submissions/` and are read by `tests/corpus.py`; they are graded by the runner like anybody's. Honest
+work is graded first, in the middle and last, so that a grader which gives nothing to anybody, or which an attack has
+damaged for those behind it, fails here too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from autograder.course import Course, Lab, load_module
+from autograder.judge.verdicts import SubmissionResult, Verdict
+from autograder.runners.local import default_slots, grade_files
+
+MARK = "SMUGGLED"
+"""What attacks write where hidden values would stand if they could carry them out."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One submission on one device, what it says of itself, and what is wrong with how it ended; nothing if it held."""
+
+    lab: str
+    device: str
+    kind: str
+    name: str
+    about: str
+    catalogue: tuple[str, ...]
+    result: SubmissionResult
+    faults: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain data, with the points of each group."""
+        points = {group.id: group.points for group in self.result.groups}
+        ended = {
+            test.name: test.verdict.value
+            for group in self.result.groups
+            for test in group.tests
+            if test.verdict is not Verdict.PASS and test.counts
+        }
+        return {
+            "lab": self.lab, "device": self.device, "kind": self.kind, "name": self.name, "about": self.about,
+            "catalogue": list(self.catalogue), "status": self.result.status, "score": self.result.score,
+            "seconds": self.result.seconds, "points": points, "not_passed": ended, "faults": list(self.faults),
+        }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Told:
+    """A submission with the header that its file has."""
+
+    kind: str
+    path: Path
+    about: str
+    catalogue: tuple[str, ...] = ()
+    honest_groups: tuple[str, ...] = ()
+    killed_by: tuple[str, ...] = ()
+
+
+def corpus_of(course: Course, lab: str) -> list[Told]:
+    """Every submission of a lab: the honest designs, the attacks, the misconceptions."""
+    corpus = load_module(course.root / "tests" / "corpus.py", "corpus")
+    told = [Told("correct", path, "an honest design") for path in corpus.files(lab, "correct")]
+    for attack in corpus.hostile(lab):
+        told.append(Told("hostile", attack.path, attack.attack, attack.catalogue, attack.honest_groups))
+    for wrong in corpus.wrong(lab):
+        killed_by = tuple(name for _, name in wrong.killed_by)
+        told.append(Told("wrong", wrong.path, wrong.misconception, killed_by=killed_by))
+    return told
+
+
+def run(
+    course: Course, lab: Lab, device: str, told: Sequence[Told], sandbox: str, say: Callable[[Trial], None]
+) -> list[Trial]:
+    """Grade them in order on `device`, on a CPU as many at once as it has cores; each is said when it ended.
+
+    Nothing is taken from the course's journal or left there. Raises: as `runners.local.grade_files`.
+    """
+    together = 1 if device == "cuda" else default_slots()
+    before = files_of(course)
+    trials = []
+    with TemporaryDirectory() as folder:
+        journal = Path(folder) / "journal.sqlite"
+        for start in range(0, len(told), together):
+            batch = told[start : start + together]
+            paths = [each.path for each in batch]
+            results = grade_files(course, lab.id, paths, sandbox=sandbox, device=device, journal=journal)
+            after = files_of(course)
+            changed = sorted(name for name in {*after, *before} if after.get(name) != before.get(name))
+            harm = (f"a file of the course changed: {', '.join(changed[:3])}",) if changed else ()
+            before = after
+            for each, result in zip(batch, results, strict=True):
+                faults = (*_faults(each, result, lab, device), *harm)
+                about, ids = each.about, each.catalogue
+                trials.append(Trial(lab.id, device, each.kind, each.path.stem, about, ids, result, faults))
+                say(trials[-1])
+    return trials
+
+
+def _faults(told: Told, result: SubmissionResult, lab: Lab, device: str) -> Iterator[str]:
+    """What is wrong with a result, in words for the instructor."""
+    if result.status != "graded":
+        yield f"ended as {result.status}: {' '.join(result.flags)[:200]}"
+        return
+    limits = lab.limits(device)
+    # The budget is looked at between calls: the last one may run to its own deadline, and a public check after it.
+    if result.seconds > limits.total_s + 3 * limits.call_s:
+        yield f"held up the queue for {result.seconds:.0f} s"
+    if MARK in str([[test.message for test in group.tests] for group in result.groups]):
+        yield "a hidden value reached the feedback"
+    verdicts = {test.name: test for group in result.groups for test in group.tests}
+    if told.kind == "correct":
+        timed = {test.name for test in _timed(lab)}
+        lost = [n for n, t in verdicts.items() if t.counts and t.verdict is not Verdict.PASS and n not in timed]
+        if lost:
+            yield f"honest, and lost {', '.join(lost[:3])}"
+    if told.kind == "wrong":
+        alive = [n for n in told.killed_by if verdicts[n].verdict is Verdict.PASS and verdicts[n].counts]
+        if alive:
+            yield f"passed {', '.join(alive)}"
+    if told.kind == "hostile":
+        yield from _gains(told, result)
+
+
+def _timed(lab: Lab) -> list[Any]:
+    from autograder.judge.suite import hidden_tests
+
+    return [test for test in hidden_tests(lab) if test.timed]
+
+
+def _gains(told: Told, result: SubmissionResult) -> Iterator[str]:
+    if not told.honest_groups and result.score > 0:
+        yield f"gained {result.score:g} points"
+    for group in result.groups:
+        if told.honest_groups and group.id not in told.honest_groups and group.points >= group.max_points:
+            yield f"gained all of {group.id}"
+
+
+def files_of(course: Course) -> dict[str, str]:
+    """The course's files with their hashes; what commands make in passing aside."""
+    try:
+        listed = subprocess.run(
+            ["git", "ls-files", "-co", "--exclude-standard"],
+            cwd=course.root,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.splitlines()
+    except (OSError, subprocess.CalledProcessError):
+        # No checkout: then all that the folders of the course hold.
+        folders = ("autograder", "labs", "reference_impl", "tests", "solutions", "chapters")
+        found = [path for folder in folders for path in (course.root / folder).rglob("*") if path.is_file()]
+        listed = [str(path.relative_to(course.root)) for path in found if "__pycache__" not in path.parts]
+    files = ((name, course.root / name) for name in listed)
+    return {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files if path.is_file()}
+
+
+def in_order(told: Sequence[Told]) -> list[Told]:
+    """Attacks between honest designs: some before them, one after every few, the rest behind."""
+    honest = [each for each in told if each.kind == "correct"]
+    others = [each for each in told if each.kind != "correct"]
+    if not honest:
+        return others
+    spacing = max(1, len(others) // len(honest))
+    ordered: list[Told] = []
+    for place, each in enumerate(others):
+        if place % spacing == 0 and len(honest) > 1:
+            ordered.append(honest.pop(0))
+        ordered.append(each)
+    return [*ordered, *honest]
