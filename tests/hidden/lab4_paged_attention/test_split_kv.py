@@ -62,7 +62,8 @@ def test_poison_reaches_no_part(make: Make, seed: int) -> None:
     """Unwritten slots and garbage entries stay unread in long sequences too."""
     draw = Draw(seed)
     content = draw.content(cases.HALF_GROUPED, [301, 3, 0, 130])
-    layout = Layout(pads=(2**31 - 1, -1), spare_blocks=5)
+    nan = float("nan")
+    layout = Layout(key_poison=nan, value_poison=nan, pads=(2**31 - 1, -1), spare_blocks=5)
     view.check_call(make(), draw.placed(content, layout), content, "long sequences among unwritten slots")
 
 
