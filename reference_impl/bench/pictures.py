@@ -54,6 +54,7 @@ def offline(record: Record) -> Figure:
         texts = [f"{run['share']:.0%}, {run['tokens_per_s']:,.0f} tokens/s" for run in shares]
         bars(axes[1], [_job(run) for run in shares], [run["share"] for run in shares], texts, [BLUE] * len(shares))
         axes[1].set_xlim(0, 1.35)
+        axes[1].set_xticks([0, 0.25, 0.5, 0.75, 1])
         axes[1].xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
         axes[1].set_xlabel("share of the floor, each job of its own bytes")
     if kinds:
