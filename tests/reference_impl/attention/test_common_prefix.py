@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reference_impl.attention.common_prefix import common_prefix_tokens, spared_bytes
@@ -42,6 +42,7 @@ def test_whole_blocks_that_every_context_fills_are_counted(
     block_size=st.integers(1, 4),
     data=st.data(),
 )
+@settings(deadline=None)
 def test_it_is_the_longest_run_that_a_loop_finds(rows: list[list[int]], block_size: int, data: st.DataObject) -> None:
     contexts = [data.draw(st.integers(1, len(row) * block_size)) for row in rows]
     run = 0

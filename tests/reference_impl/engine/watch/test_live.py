@@ -6,7 +6,7 @@ import io
 import sys
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.console import Console
@@ -179,6 +179,7 @@ def test_an_answer_in_pieces_stands_in_whole_lines_above_the_picture(monkeypatch
 
 
 @given(st.lists(st.text("ab 漢\n", max_size=30), max_size=20), st.integers(2, 12))
+@settings(deadline=None)
 def test_pieces_become_lines_that_fit_and_lose_nothing_but_the_space_they_are_broken_at(
     pieces: list[str], width: int
 ) -> None:
