@@ -225,3 +225,16 @@ def test_a_group_without_hidden_tests_is_our_fault(small_course: Course, graded:
     result = graded("")
     assert result.status == "infra"
     assert "cost" in result.flags[0]
+
+
+def test_a_test_for_another_device_is_not_run_and_says_where_it_is(small_course: Course, graded: Grader) -> None:
+    hidden = small_course.root / "tests" / "hidden" / LAB
+    (hidden / "test_more.py").write_text(
+        'GROUP = "cost"\nDEVICE = "cuda"\n\n\ndef test_needs_a_gpu(make):\n    """A GPU is there."""\n    assert 0\n'
+    )
+    result = graded("")
+    (cost,) = [group for group in result.groups if group.id == "cost"]
+    (skipped,) = [test for test in cost.tests if test.name == "test_needs_a_gpu"]
+    assert (skipped.verdict, skipped.counts) == (Verdict.NOT_RUN, False)
+    assert skipped.message == "A GPU is there. Runs on a grader with a GPU only."
+    assert cost.points == cost.max_points

@@ -61,3 +61,20 @@ def test_points_written_into_a_result_file_are_not_believed() -> None:
     data = result([GroupResult("g", "G", 10.0, (TestResult("t", Verdict.WRONG),))]).to_json()
     data["score"] = data["groups"][0]["points"] = 1e9
     assert SubmissionResult.from_json(data).score == 0.0
+
+
+def test_a_test_that_cannot_run_here_counts_neither_for_nor_against() -> None:
+    passed, wrong = TestResult("a", Verdict.PASS), TestResult("b", Verdict.WRONG)
+    elsewhere = TestResult("c", Verdict.NOT_RUN, counts=False)
+    assert GroupResult("g", "G", 10, (passed, elsewhere)).points == 10
+    assert GroupResult("g", "G", 10, (passed, wrong, elsewhere, elsewhere)).points == 5
+    assert GroupResult("g", "G", 10, (elsewhere,)).points == 0
+    assert GroupResult("g", "G", 10, (passed, TestResult("d", Verdict.NOT_RUN))).points == 5
+
+
+def test_whether_a_test_counts_survives_json() -> None:
+    tests = (TestResult("a", Verdict.PASS), TestResult("b", Verdict.NOT_RUN, "elsewhere", counts=False))
+    result = SubmissionResult(
+        "lab", "x.py", "0", "1", "s", "cpu", 1.0, "graded", (GroupResult("g", "G", 10, tests),), ()
+    )
+    assert SubmissionResult.from_json(result.to_json()) == result

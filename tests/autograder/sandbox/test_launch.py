@@ -271,3 +271,18 @@ def alive(pid: int) -> bool:
         return (Path("/proc") / str(pid) / "stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
+
+
+def test_a_package_comes_with_what_it_needs_and_shared_folders_once() -> None:
+    names = [inside.rsplit("/", 1)[-1] for _, inside in tiers.mounts(("torch",)).pairs]
+    assert {"torch", "sympy", "mpmath", "jinja2", "markupsafe"} <= set(names)
+    assert len(names) == len(set(names))
+
+
+def test_a_suites_variables_reach_the_worker(tier: str) -> None:
+    source = "import os\nclass Thing:\n    def get(self):\n        return sorted(os.environ.items())"
+    with Connection(tier, Limits(), environment={"A_LAB_NEEDS": "this"}) as connection:
+        load(connection, source)
+        found = dict(wire.decode(call(connection, "get")["ok"]))
+    assert found["A_LAB_NEEDS"] == "this"
+    assert found["HOME"] == "/tmp"
