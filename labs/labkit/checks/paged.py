@@ -18,7 +18,6 @@ from labkit.checks.story import Broken, Make, NotWritten, counted, error_of, unw
 from labkit.gpu import device
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
 GUARD_BLOCKS = 2
@@ -28,6 +27,8 @@ GUARD_TOKENS = 64
 ERRORS = {"float32": 1e-5, "float16": 2e-3, "bfloat16": 1e-2}
 """Relative L2 error over `out`; in a row, one head of one sequence, 4 times that."""
 NAN = float("nan")
+_FARTHEST = 1e300
+"""In place of a NaN where the largest difference is looked for."""
 
 
 @dataclass
@@ -207,7 +208,7 @@ def check_near(given: Batch, out: Tensor, want: Tensor | None = None) -> None:
 
 
 def _tell(given: Batch, found: Tensor, want: Tensor, row: int, head: int, which: str) -> NoReturn:
-    gap = (found[row, head] - want[row, head]).abs().nan_to_num(NAN_FIRST)
+    gap = (found[row, head] - want[row, head]).abs().nan_to_num(_FARTHEST)
     at = int(gap.argmax())
     got, due = float(found[row, head, at]), float(want[row, head, at])
     hint = " (out and all slots without a token of the context held nan before the call)" if got != got else ""
@@ -217,10 +218,6 @@ def _tell(given: Batch, found: Tensor, want: Tensor, row: int, head: int, which:
     )
 
 
-NAN_FIRST = 1e300
-"""In place of a NaN where the largest difference is looked for."""
-
-
-def same_bits(one: Tensor, other: Tensor) -> torch.BoolTensor:
-    """[...] whether each number has the same bits, a NaN like another."""
-    return (one == other) | (one.isnan() & other.isnan())  # type: ignore[return-value]
+def same_bits(one: Tensor, other: Tensor) -> Tensor:
+    """Whether each number is the same, a NaN like another: bool, in their shape."""
+    return (one == other) | (one.isnan() & other.isnan())
