@@ -99,13 +99,13 @@ def each_part_counts_by_its_weight(make: Make) -> None:
 
 
 def a_batch_of_equal_lengths_is_right(make: Make) -> None:
-    """Equal lengths, 8 query heads over 2, float16: right. How fast it is, the grader's GPU measures."""
+    """Equal lengths in float16 are right. How fast, the grader's GPU measures, and labkit.speed on yours."""
     given = batch([48] * 4, heads=8, kv_heads=2, head_dim=64, block_size=16, dtype="float16")
     check_near(given, attend(make, given))
 
 
 def a_batch_of_unequal_lengths_is_right(make: Make) -> None:
-    """One long context among short ones, 8 query heads over 2, float16: right. The grader's GPU measures its speed."""
+    """One long context among short ones is right. How fast, the grader's GPU measures, and labkit.speed on yours."""
     given = batch([300, 3, 17, 1], heads=8, kv_heads=2, head_dim=64, block_size=16, dtype="float16")
     check_near(given, attend(make, given))
 
