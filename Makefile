@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PORT ?= 8000
 
-.PHONY: course test test-long test-gpu mutants bench bench-gpu site labs serve-site clean lint sandbox browser model env
+.PHONY: course test test-long test-gpu redteam-gpu mutants bench bench-gpu site labs serve-site clean lint sandbox browser model env
 .DEFAULT_GOAL := course
 
 course: env sandbox            ## environment, doctor, labs, sample class graded with hidden tests, site
@@ -40,7 +40,11 @@ lint: env
 test-gpu:                      ## everything that a GPU runner uses, on that runner's own Python
 	$(PYTHON) -m pytest $$($(PYTHON) -c 'import importlib.util as u; print("-n 12" * bool(u.find_spec("xdist")))') \
 	    tests/reference_impl tests/bugs tests/hidden tests/autograder/worker tests/autograder/sandbox \
-	    tests/autograder/judge tests/autograder/runners
+	    tests/autograder/judge tests/autograder/runners tests/autograder/gpu
+	$(PYTHON) -m pytest tests/autograder/gpu/test_clock.py
+
+redteam-gpu:                   ## every submission of tests/submissions/ that has use for a GPU, graded on this one: no attack may gain
+	PYTHONPATH=.:labs $(PYTHON) -m autograder.cli redteam --device cuda --lab lab4_paged_attention
 
 bench-gpu:                     ## kernels, a batch job, clients, one budget of bytes: on a GPU machine's own Python, kept as JSON
 	for suite in kernels offline serve budget; do PYTHONPATH=.:labs $(PYTHON) -m reference_impl.cli bench $$suite || exit 1; done

@@ -131,7 +131,16 @@ def measure(plan: Plan, case: TimedCase, tables_seed: int, data_seed: int, read_
 
 
 def reference_plan(case: TimedCase, tables: Tensor, context_lens: Tensor) -> Plan:
-    """Our own decode, recorded as a student's is; its work list was made before, as an engine makes it once a step."""
+    """Our own decode on a case, as a plan."""
+    data, sizes = recorded_reference(case, tables, context_lens)
+    return parse(data, sizes)
+
+
+def recorded_reference(case: TimedCase, tables: Tensor, context_lens: Tensor) -> tuple[Any, list[int]]:
+    """Our own decode, recorded as a student's is, and the sizes of its storages in bytes.
+
+    Its work list was made before, as an engine makes it once a step.
+    """
     dtype = case.torch_dtype
     device = torch.device("cuda")
     tables, context_lens = tables.to(device), context_lens.to(device)
@@ -144,8 +153,7 @@ def reference_plan(case: TimedCase, tables: Tensor, context_lens: Tensor) -> Pla
         paged_decode(*arguments, work=work)
 
     arguments = [*storages[:5], case.head_dim**-0.5, storages[5]]
-    data = record(call, arguments, storages)
-    return parse(data, [tensor.untyped_storage().nbytes() for tensor in storages])
+    return record(call, arguments, storages), [tensor.untyped_storage().nbytes() for tensor in storages]
 
 
 def _guarded(tensor: Tensor) -> Guarded:

@@ -9,6 +9,7 @@ the target. Knows nothing of how they are recorded. Needs a GPU.
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 
 import torch
 import triton
@@ -163,7 +164,7 @@ def address_as_a_number(source: Tensor, target: Tensor) -> None:
     _from_address[_grid(source.numel())](source, target.data_ptr(), source.numel(), BLOCK=BLOCK)
 
 
-UNFIT = {
+UNFIT: dict[Callable[[Tensor, Tensor], None], str] = {
     torch_alone: "torch computed on floating-point numbers",
     torch_in_front: "torch computed on floating-point numbers",
     looks_at_floats: "torch computed on floating-point numbers",
