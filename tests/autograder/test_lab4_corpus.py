@@ -23,7 +23,7 @@ LAB = "lab4_paged_attention"
 CORRECT, WRONG, HOSTILE = corpus.files(LAB, "correct"), corpus.wrong(LAB), corpus.hostile(LAB)
 SPEED = ("bandwidth_equal", "bandwidth_unequal")
 TIERS = tuple(tier for tier in ("bubblewrap", "unshare") if tiers.works(tier))
-# What crashes its process, what torch does not compute but kernels get wrong, what is scratch between calls.
+# Of every run: two designs, and what crashes its process, keeps scratch between calls, or maps heads wrongly.
 SAMPLE = {
     "one_program_a_head",
     "work_list",

@@ -51,6 +51,9 @@ LIMITS_CPU = {
     "memory_bytes": 4 << 30,
 }
 LIMITS_CUDA = {
+    # The first call of a kind compiles its kernels, a second or more each.
+    "call_s": 60.0,
+    "impatient_call_s": 10.0,
     # CUDA maps more addresses than there is memory; Triton starts a compiler, and keeps what it made.
     "memory_bytes": -1,
     "resident_bytes": 12 << 30,
