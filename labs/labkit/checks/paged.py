@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 GUARD_BLOCKS = 2
 """Blocks before and behind the cache that belong to nobody, at least: an address that is a little wrong ends there."""
+GUARD_HEADS = 64
+"""Rows of heads before and behind `out`, at least."""
 GUARD_TOKENS = 64
 """And slots, at least: somebody may take blocks to be larger than they are."""
 ERRORS = {"float32": 1e-5, "float16": 2e-3, "bfloat16": 1e-2}
@@ -146,15 +148,21 @@ def definition(given: Batch) -> Tensor:
 
 
 def attend(make: Make, given: Batch, out: Tensor | None = None) -> Tensor:
-    """What `paged_attention` writes for the batch. `out` holds NaN before, so that what is not written shows."""
+    """What `paged_attention` writes for the batch. `out` holds NaN before, so that what is not written shows.
+
+    Broken if something was written before or behind it, unless `out` is the caller's.
+    """
     import torch
 
-    if out is None:
-        # A row before it and one behind it: what is written a little beside it does not hurt this process.
-        rows, *row = given.query.shape
-        around = torch.full((rows + 2, *row), NAN, dtype=given.query.dtype, device=given.query.device)
-        out = around[1:-1]
+    given_out = out is not None
+    rows, heads, head_dim = given.query.shape
+    # Who stores whole tiles of heads writes here, and not into what this process lives on.
+    spare = -(-GUARD_HEADS // heads)
+    around = torch.full((rows + 2 * spare, heads, head_dim), NAN, dtype=given.query.dtype, device=given.query.device)
+    out = around[spare : spare + rows] if out is None else out
     call(make, "paged_attention", given.told, *given.inputs.values(), given.scale, out)
+    if not given_out and not bool(around[:spare].isnan().all() & around[spare + rows :].isnan().all()):
+        given.broken("nothing to be written beside out, but something was")
     return out
 
 
