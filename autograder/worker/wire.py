@@ -41,7 +41,8 @@ def encode(value: Any, depth: int = 0) -> Any:
     """`value` as JSON data. Tuples, bytes and dicts are tagged; anything else that is not plain becomes opaque."""
     if depth > DEPTH_MAX:
         raise WireError(f"a value nested deeper than {DEPTH_MAX}")
-    if isinstance(value, (list, tuple, dict, str, bytes, bytearray)) and len(value) > ITEMS_MAX:
+    # Bytes are one item, and as many as a frame takes.
+    if isinstance(value, (list, tuple, dict, str)) and len(value) > ITEMS_MAX:
         raise WireError(f"a value with more than {ITEMS_MAX} items")
     if value is None or isinstance(value, (bool, float)):
         return value if value is None or type(value) in (bool, float) else float(value)

@@ -184,3 +184,9 @@ def test_too_much_of_anything_is_refused() -> None:
 def test_an_argument_of_no_known_form_is_refused(arg: Any) -> None:
     with pytest.raises(WireError):
         tensors.unpack([BUFFER], [arg])
+
+
+def test_a_storage_of_many_megabytes_crosses() -> None:
+    pool = torch.arange(1 << 20)
+    (arrived,), _ = across([pool])
+    assert torch.equal(arrived, pool)
