@@ -131,7 +131,7 @@ def _failing_tests(results: Sequence[Named]) -> str:
     for result in graded:
         for group in result.groups:
             for test in group.tests:
-                if test.verdict is not Verdict.PASS:
+                if test.counts and test.verdict is not Verdict.PASS:
                     failed[group.id, title_of(test)] += 1
                     ends.setdefault((group.id, title_of(test)), Counter())[test.verdict] += 1
     if not failed:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -162,6 +163,13 @@ class TestClassReport:
         )
         last = page.index('<td>tables 0 holds</td><td class="number">1</td>')
         assert first < second < last
+
+    def test_a_test_that_could_not_run_on_this_device_is_no_failure_of_anybody(self) -> None:
+        elsewhere = TestResult("test_speed_holds", Verdict.NOT_RUN, "on a GPU", counts=False)
+        one = result("PP", "PP")
+        group = GroupResult("speed", "Speed", 5, (elsewhere,))
+        page = class_page("lab", [("ada", replace(one, groups=(*one.groups, group)))])
+        assert "Every test passed for everybody." in page
 
     def test_nothing_in_it_runs_or_loads(self) -> None:
         assert_inert(class_page(ATTACK, [(ATTACK, result(flags=(ATTACK,), text=ATTACK))]))
