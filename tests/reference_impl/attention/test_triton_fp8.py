@@ -27,7 +27,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 ON_GPU = torch.cuda.is_available()
 # On a GPU each shape is compiled anew, which takes seconds.
-EXAMPLES = 8 if ON_GPU else 14
+EXAMPLES = 8 if ON_GPU else 10
 TYPES = [torch.float32, torch.float16, torch.bfloat16]
 UNEVEN = [40, 0, 1, 150, 16]
 some = settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -90,7 +90,7 @@ def test_decode_is_what_the_definition_says_of_what_the_cache_stands_for(
 
 @given(
     shape=shapes(),
-    rows=st.lists(st.tuples(st.integers(1, 20), st.integers(0, 60)), min_size=1, max_size=3),
+    rows=st.lists(st.tuples(st.integers(1, 20), st.integers(0, 40)), min_size=1, max_size=2),
     window=windows,
 )
 @some
@@ -160,8 +160,8 @@ def test_the_formats_nan_and_its_largest_number_in_slots_of_nobody_give_equal_bi
 def test_queries_of_any_size_keep_their_precision(device: torch.device, dtype: torch.dtype) -> None:
     """Inside, bfloat16 queries become float16, which knows no number above 65,504 and few below 2^-14."""
     scales = scales_for(2, device)
-    decode = in_8_bits(decode_problems.drawn(UNEVEN, dtype=dtype, device=device), scales)
-    prefill = in_8_bits(prefill_problems.drawn([(5, 40), (9, 9)], dtype=dtype, device=device), scales)
+    decode = in_8_bits(decode_problems.drawn([40, 0, 1], dtype=dtype, device=device), scales)
+    prefill = in_8_bits(prefill_problems.drawn([(5, 20)], dtype=dtype, device=device), scales)
     plain = decoded(decode, scales), prefilled(prefill, scales)
     for power in (2.0**60, 2.0**-60):
         moved = [replace(one, query=one.query * power, scale=one.scale / power) for one in (decode, prefill)]
