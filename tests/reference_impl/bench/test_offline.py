@@ -140,7 +140,7 @@ def test_a_job_with_keys_and_values_in_8_bits_says_so_and_has_half_of_their_byte
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("reference_impl.bench.serving_command.RESULTS", tmp_path)
-    options = "--dtype bfloat16 --device cpu --turns 1 --memory-share 0.001".split()
+    options = ["--dtype", "bfloat16", "--device", "cpu", "--turns", "1", "--memory-share", "0.001"]
     job = ["bench", "offline", "--model", "tiny", "--lengths", "azure_code", "--requests", "2", *options]
     kept = []
     for kind in ("auto", "fp8"):
