@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from labkit.checks.paged import NAN, Batch, attend, batch, call, check_near, same_bits
+from labkit.checks.paged import GUARD_HEADS, NAN, Batch, attend, batch, call, check_near, same_bits
 from labkit.checks.story import Make, group
 from labkit.gpu import where
 
@@ -82,13 +82,13 @@ def rows_of_query_out_and_tables_may_lie_apart(make: Make) -> None:
     tables[:, 3:] = given.block_tables
     given.block_tables = tables[:, 3:]
     given.told += ", query, out and tables as parts of larger tensors"
-    around = torch.full_like(wide, 7.0)
-    out = around[:, :heads, :head_dim]
+    around = wide.new_full((queries + GUARD_HEADS, *wide.shape[1:]), 7.0)
+    out = around[:queries, :heads, :head_dim]
     out.fill_(NAN)
     attend(make, given, out)
     check_near(given, out)
-    beside = (around[:, heads:] != 7).any() | (around[:, :, head_dim:] != 7).any()
-    if bool(beside):
+    beside = (around[:queries, heads:], around[:queries, :, head_dim:], around[queries:])
+    if any(bool((part != 7).any()) for part in beside):
         given.broken("nothing to be written beside out, but something was")
 
 

@@ -97,7 +97,10 @@ def batch(
     guard = max(GUARD_BLOCKS, -(-GUARD_TOKENS // block_size))
     memory = torch.full((num_blocks + 2 * guard, 2, block_size, kv_heads, head_dim), poison, dtype=number_type)
     caches = memory[guard:-guard]
-    tables = torch.full((len(lengths) + 2, max([0, *blocks]) + 2), unused, dtype=torch.int32)
+    rows, width = len(lengths), max([0, *blocks]) + 2
+    # Behind the last table as many entries as there are tokens: whatever size somebody takes blocks to have.
+    entries = torch.full((rows * width + max([0, *lengths]) + 16,), unused, dtype=torch.int32)
+    tables = entries[: rows * width].view(rows, width)
     for row, (length, count) in enumerate(zip(lengths, blocks, strict=True)):
         tables[row, :count], places = places[:count], places[count:]
         for side, fill in enumerate((keys, values)):
@@ -115,7 +118,7 @@ def batch(
         query.to(device(), number_type),
         caches[:, 0],
         caches[:, 1],
-        tables.to(device())[: len(lengths)],
+        entries.to(device())[: rows * width].view(rows, width),
         torch.tensor(list(lengths), dtype=torch.int32, device=device()),
         head_dim**-0.5 if scale is None else scale,
     )
