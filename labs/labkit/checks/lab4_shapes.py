@@ -60,13 +60,14 @@ def the_order_of_blocks_in_memory_does_not_matter(make: Make) -> None:
 
 
 def caches_go_by_their_strides(make: Make) -> None:
-    """The caches may be views with any strides but a contiguous last dimension: here with the heads outermost."""
-    given = batch([6, 3])
-    for name in ("key_cache", "value_cache"):
-        heads_first = getattr(given, name).permute(2, 0, 1, 3).contiguous()
-        setattr(given, name, heads_first.permute(1, 2, 0, 3))
-    given.told += ", the caches with their heads outermost"
-    check_near(given, attend(make, given))
+    """Each cache goes by its own strides, with a contiguous last dimension: here with its heads outermost."""
+    for names in (("key_cache", "value_cache"), ("value_cache",)):
+        given = batch([6, 3])
+        for name in names:
+            heads_first = getattr(given, name).permute(2, 0, 1, 3).contiguous()
+            setattr(given, name, heads_first.permute(1, 2, 0, 3))
+        given.told += f", {' and '.join(names)} with the heads outermost"
+        check_near(given, attend(make, given))
 
 
 def rows_of_query_out_and_tables_may_lie_apart(make: Make) -> None:

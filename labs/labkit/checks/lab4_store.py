@@ -43,19 +43,26 @@ def writes(
     kv_heads: int = 2,
     head_dim: int = 32,
     dtype: str = "float32",
+    heads_first: bool = False,
 ) -> Writes:
-    """One token for each of `slots`; the memory holds -7 before. Keys and values are rows of one wider matrix."""
+    """One token for each of `slots`; the memory holds -7 before. Keys and values are parts of one wider matrix.
+
+    heads_first: values lie head by head instead.
+    """
     import torch
 
     number_type = getattr(torch, dtype)
     draw = torch.Generator().manual_seed(len(slots))
-    rows = torch.randn(len(slots), 2, kv_heads + 1, head_dim, generator=draw).to(device(), number_type)
+    rows = torch.randn(len(slots), 2 * kv_heads + 1, head_dim, generator=draw).to(device(), number_type)
+    key, value = rows[:, 1 : kv_heads + 1], rows[:, kv_heads + 1 :]
+    if heads_first:
+        value = value.transpose(0, 1).contiguous().transpose(0, 1)
     shape = (num_blocks + 2 * GUARD_BLOCKS, 2, block_size, kv_heads, head_dim)
     return Writes(
         f"{counted(len(slots), 'token')} for slots {slots} of {counted(num_blocks, 'block')} of {block_size}, "
         f"{counted(kv_heads, 'KV head')} of {head_dim} numbers, {dtype}",
-        rows[:, 0, :kv_heads],
-        rows[:, 1, :kv_heads],
+        key,
+        value,
         torch.full(shape, -7.0, dtype=number_type, device=device()),
         torch.tensor(slots, dtype=torch.int64, device=device()),
     )
@@ -112,6 +119,13 @@ def any_number_of_tokens_is_written(make: Make) -> None:
         store(make, writes(list(range(count))[::-1], num_blocks=18, kv_heads=1))
 
 
+def keys_and_values_go_by_their_strides(make: Make) -> None:
+    """Keys may be a part of a wider matrix, and values lie in another way than keys."""
+    given = writes([6, 1, 8], heads_first=True)
+    given.told += ", values head by head"
+    store(make, given)
+
+
 def bits_are_copied(make: Make) -> None:
     """float16 numbers arrive with the bits that they had."""
     store(make, writes([3, 7, 1], dtype="float16"))
@@ -136,6 +150,7 @@ STORE_KV = group(
     a_slot_of_minus_one_writes_nowhere,
     blocks_of_any_size_take_tokens,
     any_number_of_tokens_is_written,
+    keys_and_values_go_by_their_strides,
     bits_are_copied,
     what_is_written_is_not_changed,
     needs=("store_kv",),

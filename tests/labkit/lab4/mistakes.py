@@ -60,6 +60,7 @@ MISTAKES: dict[str, Mistake] = {
         "blocks_of_any_size_take_tokens", ("slot // BLOCK_SIZE, slot % BLOCK_SIZE", "slot // 4, slot % 4")
     ),
     "one_program_writes_all": _store("any_number_of_tokens_is_written", ("[(tokens,)]", "[(min(tokens, 64),)]")),
+    "values_lie_like_keys": _store("keys_and_values_go_by_their_strides", ("*value.stride()[:2]", "*key.stride()[:2]")),
     "through_a_narrow_type": _store(
         "bits_are_copied", ("head * key_head + dim, mask=there)", "head * key_head + dim, mask=there) * 1.001")
     ),

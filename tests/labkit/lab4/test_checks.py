@@ -54,13 +54,13 @@ def _passes_everything(design: Path) -> None:
     assert {group: failed(group, written) for group in GRADED} == {group: {} for group in GRADED}
 
 
-@pytest.mark.parametrize("design", corpus.files(LAB, "correct")[:2], ids=lambda design: design.stem)
+@pytest.mark.parametrize("design", corpus.files(LAB, "correct")[:1], ids=lambda design: design.stem)
 def test_an_honest_design_passes_every_property(design: Path, model_solution: SimpleNamespace) -> None:
     _passes_everything(design)
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("design", corpus.files(LAB, "correct")[2:], ids=lambda design: design.stem)
+@pytest.mark.parametrize("design", corpus.files(LAB, "correct")[1:], ids=lambda design: design.stem)
 def test_every_other_honest_design_passes_every_property(design: Path, model_solution: SimpleNamespace) -> None:
     _passes_everything(design)
 
