@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PORT ?= 8000
 
-.PHONY: course test test-long test-gpu redteam-gpu mutants bench bench-gpu site labs serve-site clean lint sandbox browser model env
+.PHONY: course test test-long test-gpu sanitize-gpu redteam-gpu mutants bench bench-gpu site labs serve-site clean lint sandbox browser model env
 .DEFAULT_GOAL := course
 
 course: env sandbox            ## environment, doctor, labs, sample class graded with hidden tests, site
@@ -42,6 +42,10 @@ test-gpu:                      ## everything that a GPU runner uses, on that run
 	    tests/reference_impl tests/bugs tests/hidden tests/autograder/worker tests/autograder/sandbox \
 	    tests/autograder/judge tests/autograder/runners tests/autograder/gpu
 	$(PYTHON) -m pytest tests/autograder/gpu/test_clock.py
+
+sanitize-gpu:                  ## the kernels' tests under NVIDIA's compute-sanitizer: no bad access, no hazard in shared memory
+	for tool in memcheck racecheck; do compute-sanitizer --tool $$tool --target-processes all --error-exitcode 9 \
+	    $(PYTHON) -m pytest tests/reference_impl/attention --examples 2 -q || exit 1; done
 
 redteam-gpu:                   ## every submission of tests/submissions/ that has use for a GPU, graded on this one: no attack may gain
 	PYTHONPATH=.:labs $(PYTHON) -m autograder.cli redteam --device cuda --lab lab4_paged_attention

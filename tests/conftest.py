@@ -1,18 +1,30 @@
-"""For all tests: those that take minutes run only when they are asked for by name of their marker."""
+"""For all tests: those that take minutes run only when they are asked for by name of their marker, and how many examples
+a property is tried on.
+"""
 
 from __future__ import annotations
 
 import os
 
 import pytest
+from hypothesis import is_hypothesis_test, settings
 
 # As the command line has it: tests do not wait by turning in place, since something else may run on the same cores.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--examples", type=int, metavar="N", help="try each property on N examples at most, where each of them is slow"
+    )
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if "long" in config.option.markexpr:
-        return
+    few = config.getoption("--examples")
     for item in items:
-        if item.get_closest_marker("long"):
+        if item.get_closest_marker("long") and "long" not in config.option.markexpr:
             item.add_marker(pytest.mark.skip(reason="takes minutes: make test-long"))
+        test = getattr(item, "obj", None)
+        if few is not None and test is not None and is_hypothesis_test(test):
+            kept = getattr(test, "_hypothesis_internal_use_settings", settings.default)
+            test._hypothesis_internal_use_settings = settings(kept, max_examples=min(few, kept.max_examples))
