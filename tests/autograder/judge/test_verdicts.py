@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from autograder.judge.verdicts import GroupResult, SubmissionResult, TestResult, Verdict
@@ -28,6 +28,7 @@ def result(groups: list[GroupResult]) -> SubmissionResult:
     return SubmissionResult("lab", "s.py", "00", "1-ab", "cd", "cpu", 1.5, "graded", tuple(groups), ("flag",))
 
 
+@settings(deadline=None)
 @given(GROUPS)
 def test_points_are_finite_and_between_zero_and_the_maximum(groups: list[GroupResult]) -> None:
     graded = result(groups)
@@ -37,6 +38,7 @@ def test_points_are_finite_and_between_zero_and_the_maximum(groups: list[GroupRe
         assert 0 <= group.points <= group.max_points
 
 
+@settings(deadline=None)
 @given(GROUPS)
 def test_a_result_is_the_same_after_json(groups: list[GroupResult]) -> None:
     assert SubmissionResult.from_json(json.loads(json.dumps(result(groups).to_json()))) == result(groups)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from autograder.worker import tensors, wire
@@ -46,6 +46,7 @@ def views(draw: st.DrawFn) -> list[torch.Tensor]:
     return found
 
 
+@settings(deadline=None)
 @given(views())
 def test_every_view_arrives_with_its_shape_strides_and_bits(values: list[torch.Tensor]) -> None:
     for value, arrived in zip(values, across(values)[0], strict=True):
