@@ -1,6 +1,4 @@
-"""For all tests: those that take minutes run only when they are asked for by name of their marker, and how many examples
-a property is tried on.
-"""
+"""For all tests: which run only when they are asked for by name of their marker, and how many examples a property has."""
 
 from __future__ import annotations
 
@@ -26,5 +24,5 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.skip(reason="takes minutes: make test-long"))
         test = getattr(item, "obj", None)
         if few is not None and test is not None and is_hypothesis_test(test):
-            kept = getattr(test, "_hypothesis_internal_use_settings", settings.default)
+            kept = getattr(test, "_hypothesis_internal_use_settings", None) or settings()
             test._hypothesis_internal_use_settings = settings(kept, max_examples=min(few, kept.max_examples))
