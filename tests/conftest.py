@@ -1,4 +1,4 @@
-"""For all tests: which run only when they are asked for by name of their marker, and how many examples a property has."""
+"""For all tests: which run only when their marker is asked for by name, and how many examples a property has."""
 
 from __future__ import annotations
 
