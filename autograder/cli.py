@@ -294,15 +294,18 @@ def _sample(course: Course, args: argparse.Namespace) -> int:
 def _redteam(course: Course, args: argparse.Namespace) -> int:
     from autograder import redteam
 
+    labs = [lab for lab in course.labs() if args.lab in (None, lab.id)]
+    told = {lab.id: redteam.corpus_of(course, lab.id) for lab in labs}
     wanted = {path.resolve() for path in args.files}
+    if stray := wanted - {each.path.resolve() for found in told.values() for each in found}:
+        raise UserError(f"{min(stray)} is no submission of tests/submissions/ to {args.lab or 'any lab'}")
     trials: list[redteam.Trial] = []
-    for lab in course.labs():
-        if args.lab not in (None, lab.id):
-            continue
-        told = [each for each in redteam.corpus_of(course, lab.id) if not wanted or each.path.resolve() in wanted]
-        told = redteam.in_order([each for each in told if not args.kind or each.kind in args.kind])
+    for lab in labs:
+        chosen = [each for each in told[lab.id] if not wanted or each.path.resolve() in wanted]
+        ordered = redteam.in_order([each for each in chosen if not args.kind or each.kind in args.kind])
         for device in [d for d in here() if d in lab.devices] if args.device == "auto" else [args.device]:
-            trials += redteam.run(course, lab, choose(lab, device), told, args.sandbox, _print_trial)
+            if ordered:
+                trials += redteam.run(course, lab, choose(lab, device), ordered, args.sandbox, _print_trial)
     if not trials:
         raise UserError("nothing of tests/submissions/ is meant by these arguments")
     if args.json:
