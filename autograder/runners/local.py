@@ -23,7 +23,7 @@ import labkit
 from autograder.course import Course, Lab, seed_id
 from autograder.intake import Rejected, read_regular
 from autograder.judge.grade import Job
-from autograder.judge.verdicts import SubmissionResult
+from autograder.judge.verdicts import SubmissionResult, Verdict
 from autograder.runners import devices
 from autograder.runners.journal import Journal
 from autograder.sandbox import tiers
@@ -35,6 +35,9 @@ JUDGE_GRACE_S = 60.0
 
 JUDGE_TOO_SLOW = "INFRA: the judge did not end in time"
 """Not tried again: a submission might cause it, and would hold the slot once more."""
+
+NOISE = "INFRA: INCONCLUSIVE, the machine was too restless to time anything; grade it again"
+"""After the last try that is for staff to do, when nothing else uses the GPU."""
 
 Progress = Callable[[SubmissionResult], None]
 
@@ -106,13 +109,20 @@ def _job_id(job: Job) -> str:
 def _finished_or_run(course: Course, journal: Journal, job: Job, job_id: str) -> SubmissionResult:
     result = journal.find(job_id)
     for _ in range(INFRA_TRIES if result is None else 0):
-        result = _run(course, job)
+        result = _sure(job, _run(course, job))
         if result.status == "graded":
             result = journal.add(job_id, result)
         if result.status != "infra" or JUDGE_TOO_SLOW in result.flags:
             break
     assert result is not None
     return dataclasses.replace(result, submission=job.label)
+
+
+def _sure(job: Job, result: SubmissionResult) -> SubmissionResult:
+    """`result`, unless noise kept one of its tests from a verdict: that is no grade, and no fault of the student's."""
+    if not any(test.verdict is Verdict.INCONCLUSIVE for group in result.groups for test in group.tests):
+        return result
+    return job.result("infra", result.seconds, flags=(*result.flags, NOISE))
 
 
 def _run(course: Course, job: Job) -> SubmissionResult:

@@ -7,12 +7,14 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from autograder.course import Course
-from autograder.judge.verdicts import SubmissionResult
+from autograder.judge.verdicts import SubmissionResult, Verdict
 from autograder.runners import local
 from autograder.runners.journal import Journal
 from autograder.runners.local import grade_files
@@ -94,6 +96,31 @@ def test_a_judge_that_breaks_is_tried_again_and_never_scored(
     (result,) = grade_files(small_course, LAB, submissions[:1])
     assert (result.status, result.groups, len(tries)) == ("infra", (), local.INFRA_TRIES)
     assert len(Journal(small_course.state / "journal.sqlite")) == 0
+
+
+def test_noise_is_no_verdict_it_is_tried_again_and_never_scored(
+    small_course: Course, submissions: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[str] = []
+    honest_run = local._run
+
+    def restless(course: Course, job: Any) -> SubmissionResult:
+        tried.append(job.label)
+        result = honest_run(course, job)
+        if len(tried) > noisy:
+            return result
+        (test, *rest) = result.groups[0].tests
+        group = replace(result.groups[0], tests=(replace(test, verdict=Verdict.INCONCLUSIVE), *rest))
+        return replace(result, groups=(group, *result.groups[1:]))
+
+    monkeypatch.setattr(local, "_run", restless)
+    noisy = 99
+    (never,) = grade_files(small_course, LAB, submissions[:1])
+    assert (never.status, never.flags, len(tried)) == ("infra", (local.NOISE,), local.INFRA_TRIES)
+    tried.clear()
+    noisy = 1
+    (later,) = grade_files(small_course, LAB, submissions[:1])
+    assert (later.status, later.score, len(tried)) == ("graded", 15.0, 2)
 
 
 def test_a_judge_that_says_nothing_is_our_fault(
