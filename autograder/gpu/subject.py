@@ -73,11 +73,14 @@ class FromHere:
 class PlayedFunctions:
     """The functions, called with torch tensors on the CPU; what a kernel wrote is copied back into them."""
 
-    def __init__(self, source: FromWorker | FromHere, stand: Stand, names: Sequence[str], timings: Timings) -> None:
+    def __init__(
+        self, source: FromWorker | FromHere, stand: Stand, names: Sequence[str], timings: Timings, seen: Seen
+    ) -> None:
         self._source = source
         self._stand = stand
         self._names = frozenset(names)
         self._timings = timings
+        self._seen = seen
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_") or name not in self._names:
@@ -137,7 +140,9 @@ class PlayedFunctions:
             self._parsed(data, sizes)
             plans.append(data)
         self._source.gone()
-        return [self._one(plan, case, seed) for plan, case in zip(plans, cases, strict=True)]
+        timings = [self._one(plan, case, seed) for plan, case in zip(plans, cases, strict=True)]
+        self._seen += zip(names_of(cases), timings, strict=True)
+        return timings
 
     def _one(self, plan: Any, case: TimedCase, seed: int) -> Timing:
         for _ in range(TRIES):
@@ -151,6 +156,14 @@ class PlayedFunctions:
 
 Timings = dict[tuple[tuple[TimedCase, ...], int], "list[Timing] | TestEnded"]
 """What was timed already, for all objects of one submission."""
+Seen = list[tuple[str, Timing]]
+"""The name of each case that was timed, and what the clock saw, in the order of time."""
+
+
+def names_of(cases: Sequence[TimedCase]) -> list[str]:
+    """What a student may read of cases that were timed together: their kind and number, none of their lengths."""
+    kinds = ["equal" if len(set(case.lengths)) == 1 else "unequal" for case in cases]
+    return [f"{kind} lengths, batch {number} of {len(kinds)}" for number, kind in enumerate(kinds, 1)]
 
 
 def rehearse(session: Session, faults: Mapping[str, str]) -> None:
@@ -168,12 +181,13 @@ def rehearse(session: Session, faults: Mapping[str, str]) -> None:
         session.note(f"{PROBLEMS[kind]}: {name}" if name else PROBLEMS[kind])
 
 
-def played(source: FromWorker | FromHere, stand: Stand, names: Sequence[str]) -> Make:
-    """A `Make` without arguments for functions whose plans come from `source`."""
+def played(source: FromWorker | FromHere, stand: Stand, names: Sequence[str], seen: Seen | None = None) -> Make:
+    """A `Make` without arguments for functions whose plans come from `source`. What is timed is added to `seen`."""
     timings: Timings = {}
+    told: Seen = [] if seen is None else seen
 
     def make() -> Any:
-        return PlayedFunctions(source, stand, names, timings)
+        return PlayedFunctions(source, stand, names, timings, told)
 
     return make
 

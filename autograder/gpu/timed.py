@@ -81,6 +81,11 @@ class Timing:
     """Why the outputs that were timed are not the answer; "" if they are."""
 
     @property
+    def reference_us(self) -> float:
+        """The reference's time, before and after taken together."""
+        return (self.before_us + self.after_us) / 2
+
+    @property
     def share(self) -> float:
         """The student's share of the read ceiling."""
         return self.kv_bytes / (self.student_us * 1e-6) / self.read_bytes_per_s
@@ -88,7 +93,7 @@ class Timing:
     @property
     def reference_share(self) -> float:
         """The reference's, beside it."""
-        return self.kv_bytes / ((self.before_us + self.after_us) / 2 * 1e-6) / self.read_bytes_per_s
+        return self.kv_bytes / (self.reference_us * 1e-6) / self.read_bytes_per_s
 
     @property
     def drift(self) -> float:

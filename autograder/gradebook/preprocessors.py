@@ -67,7 +67,7 @@ def show_result(notebook: Any, result: SubmissionResult) -> None:
         if not nbgrader.get("grade", False) or is_solution(cell):
             continue
         group = groups.get(nbgrader["grade_id"])
-        text = heading + (group_text(group) if group else "Not graded: see the remark above.\n")
+        text = heading + (group_text(group, result.timings) if group else "Not graded: see the remark above.\n")
         cell.outputs = [nbformat.v4.new_output("stream", name="stdout", text=text)]  # type: ignore[no-untyped-call]
         heading = ""
     notebook.metadata[STAMP] = clean_values(result.to_json())

@@ -20,15 +20,17 @@ from autograder.judge.functions import rehearse, remote_functions
 from autograder.judge.remote import Plan, Session, TestEnded, remote
 from autograder.judge.subject import Make, local
 from autograder.judge.suite import HiddenTest, SuiteBroken, hidden_tests, not_here, run_test
-from autograder.judge.verdicts import GroupResult, SubmissionResult, TestResult, Verdict, clean
+from autograder.judge.verdicts import GroupResult, SubmissionResult, TestResult, TimingResult, Verdict, clean
 from autograder.sandbox.launch import StartFailed, WorkerGone
 from autograder.sandbox.limits import Limits
 from labkit import checks, contracts
 
 if TYPE_CHECKING:
     from autograder.gpu.stand import Stand
+    from autograder.gpu.subject import Seen
 
 COUNTEREXAMPLE_CHARS = 800
+Judged = tuple[tuple[GroupResult, ...], tuple[TimingResult, ...]]
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,12 @@ class Job:
     device: str = "cpu"
 
     def result(
-        self, status: str, seconds: float, groups: tuple[GroupResult, ...] = (), flags: tuple[str, ...] = ()
+        self,
+        status: str,
+        seconds: float,
+        groups: tuple[GroupResult, ...] = (),
+        flags: tuple[str, ...] = (),
+        timings: tuple[TimingResult, ...] = (),
     ) -> SubmissionResult:
         """The result of this job."""
         return SubmissionResult(
@@ -59,6 +66,7 @@ class Job:
             status=status,
             groups=groups,
             flags=tuple(clean(flag) for flag in flags),
+            timings=timings,
         )
 
 
@@ -80,12 +88,12 @@ def grade(course: Course, job: Job, limits: Limits | None = None) -> SubmissionR
         gpu = job.device == "cuda"
         session = Session(Plan(submission.cells, job.tier, limits, packages, environment, gpu=gpu))
         try:
-            groups = _judge(lab, tests, session, job)
+            groups, timings = _judge(lab, tests, session, job)
         finally:
             session.close()
     except (StartFailed, SuiteBroken) as fault:
         return job.result("infra", time.monotonic() - start, flags=(f"INFRA: {fault}",))
-    return job.result("graded", time.monotonic() - start, groups, (*submission.flags, *session.flags))
+    return job.result("graded", time.monotonic() - start, groups, (*submission.flags, *session.flags), timings)
 
 
 def _all(lab: Lab, tests: list[HiddenTest], verdict: Verdict, message: str) -> tuple[GroupResult, ...]:
@@ -98,7 +106,7 @@ def _all(lab: Lab, tests: list[HiddenTest], verdict: Verdict, message: str) -> t
     return tuple(groups)
 
 
-def _judge(lab: Lab, tests: list[HiddenTest], session: Session, job: Job) -> tuple[GroupResult, ...]:
+def _judge(lab: Lab, tests: list[HiddenTest], session: Session, job: Job) -> Judged:
     (name, methods), *_ = lab.suite.PROVIDES.items()
     with ExitStack() as held:
         # It takes seconds to start, and so does the worker.
@@ -106,16 +114,17 @@ def _judge(lab: Lab, tests: list[HiddenTest], session: Session, job: Job) -> tup
         try:
             faults = _contract_faults(session, lab.kind, name, methods)
         except TestEnded as ended:
-            return _all(lab, tests, ended.verdict, ended.message)
+            return _all(lab, tests, ended.verdict, ended.message), ()
         for fault in faults.values():
             session.note(fault)
+        seen: Seen = []
         if stand is not None:
-            make, reference = _on_the_gpu(lab, name, session, faults, stand)
+            make, reference = _on_the_gpu(lab, name, session, faults, stand, seen)
         else:
             make = _by_wire(lab, name, session, faults)
             reference = local(lab.reference(name))
         session.sealed = True
-        return _groups(lab, tests, session, job, make, reference)
+        return _groups(lab, tests, session, job, make, reference, seen)
 
 
 def _by_wire(lab: Lab, name: str, session: Session, faults: Mapping[str, str]) -> Make:
@@ -136,27 +145,36 @@ def _stand() -> Stand:
     return Stand()
 
 
-def _on_the_gpu(lab: Lab, name: str, session: Session, faults: Mapping[str, str], stand: Stand) -> tuple[Make, Make]:
-    """The submission's functions, recorded there and played here, and the reference's. Raises: StartFailed."""
+def _on_the_gpu(
+    lab: Lab, name: str, session: Session, faults: Mapping[str, str], stand: Stand, seen: Seen
+) -> tuple[Make, Make]:
+    """The submission's functions, recorded there and played here, and the reference's.
+
+    What is timed of the submission is added to `seen`. Raises: StartFailed.
+    """
     from autograder.gpu.subject import FromHere, FromWorker, played
     from autograder.gpu.subject import rehearse as rehearse_on_the_gpu
 
     stand.prove()
     rehearse_on_the_gpu(session, faults)
     methods = lab.suite.PROVIDES[name]
-    make = played(FromWorker(session, faults), stand, methods)
+    make = played(FromWorker(session, faults), stand, methods, seen)
     return make, played(FromHere(lab.reference(name)), stand, methods)
 
 
 def _groups(
-    lab: Lab, tests: list[HiddenTest], session: Session, job: Job, make: Make, reference: Make
-) -> tuple[GroupResult, ...]:
-    """Every hidden test, and a public counterexample for each group in which one failed."""
+    lab: Lab, tests: list[HiddenTest], session: Session, job: Job, make: Make, reference: Make, seen: Seen
+) -> Judged:
+    """Every hidden test, and a public counterexample for each group in which one failed; what tests add to `seen` is
+    told under their group."""
     by_group: dict[str, list[TestResult]] = {group.id: [] for group in lab.groups}
     unclear: set[str] = set()
+    timings: list[TimingResult] = []
     for test in tests:
+        known = len(seen)
         result = not_here(test, job.device) or run_test(test, make, job.seed, reference)
         by_group[test.group].append(result)
+        timings += _timing_results(test.group, seen[known:])
         # Too slow is no property that an example could show.
         if result.counts and result.verdict is not Verdict.PASS and not test.timed:
             unclear.add(test.group)
@@ -168,7 +186,17 @@ def _groups(
         results = tuple(by_group[group.id])
         story = _counterexample(lab, group.id, session, make) if group.id in unclear else ""
         groups.append(GroupResult(group.id, group.title, group.points, results, story))
-    return tuple(groups)
+    return tuple(groups), tuple(timings)
+
+
+def _timing_results(group: str, seen: Seen) -> list[TimingResult]:
+    """What a student reads of the clock. Rounded, since a time and its share together tell how much was read."""
+    found = []
+    for case, timing in seen:
+        student_us, reference_us = (float(f"{us:.3g}") for us in (timing.student_us, timing.reference_us))
+        share, reference_share = (float(f"{part:.3g}") for part in (timing.share, timing.reference_share))
+        found.append(TimingResult(group, case, student_us, reference_us, share, reference_share))
+    return found
 
 
 def _contract_faults(session: Session, kind: str, name: str, methods: tuple[str, ...]) -> dict[str, str]:

@@ -8,7 +8,7 @@ weights, here and nowhere else: not finite, negative or above the maximum cannot
 from __future__ import annotations
 
 import unicodedata
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from enum import Enum
 from fractions import Fraction
 from typing import Any
@@ -76,6 +76,20 @@ class GroupResult:
 
 
 @dataclass(frozen=True)
+class TimingResult:
+    """What the clock of a GPU saw of one timed case. Times of one call in microseconds; shares of what the same GPU can
+    read at most, measured in the same run. Lengths and seeds stay hidden."""
+
+    group: str
+    case: str
+    """Its name for the student: "equal lengths, batch 1 of 3"."""
+    student_us: float
+    reference_us: float
+    share: float
+    reference_share: float
+
+
+@dataclass(frozen=True)
 class SubmissionResult:
     """One graded submission. `status` is graded, infra (ours, to be run again) or rejected (never a lab submission)."""
 
@@ -90,6 +104,8 @@ class SubmissionResult:
     groups: tuple[GroupResult, ...] = ()
     flags: tuple[str, ...] = field(default=())
     """Remarks for student and staff, e.g. a cell that failed to run, a duplicated cell, the reason of a rejection."""
+    timings: tuple[TimingResult, ...] = ()
+    """What was timed, on a grader with a GPU; no point depends on it beyond the verdicts."""
 
     @property
     def score(self) -> float:
@@ -100,7 +116,7 @@ class SubmissionResult:
         return float(sum(Fraction(str(group.max_points)) for group in self.groups))
 
     def to_json(self) -> dict[str, Any]:
-        """A plain object: the schema of grading.md, plus title and counterexample of each group."""
+        """A plain object: the schema of grading.md, plus title and counterexample of each group, and timings."""
         return {
             "lab": self.lab,
             "submission": self.submission,
@@ -127,6 +143,7 @@ class SubmissionResult:
                 for group in self.groups
             ],
             "flags": list(self.flags),
+            "timings": [asdict(timing) for timing in self.timings],
         }
 
     @classmethod
@@ -145,5 +162,7 @@ class SubmissionResult:
             )
             for group in data["groups"]
         )
+        # Results in journals may be older than timings.
+        timings = tuple(TimingResult(**timing) for timing in data.get("timings", ()))
         keys = ("lab", "submission", "sha256", "suite", "seed_id", "device", "seconds", "status")
-        return cls(**{key: data[key] for key in keys}, groups=groups, flags=tuple(data["flags"]))
+        return cls(**{key: data[key] for key in keys}, groups=groups, flags=tuple(data["flags"]), timings=timings)

@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from autograder.judge.verdicts import GroupResult, SubmissionResult, TestResult, Verdict
+from autograder.judge.verdicts import GroupResult, SubmissionResult, TestResult, TimingResult, Verdict
 from autograder.report.page import escape, page
+from autograder.report.speed import speed_figure
 from autograder.report.text import WORDS, points_text, title_of
 
 
@@ -43,7 +44,7 @@ def feedback_page(feedback: Feedback) -> str:
     result = feedback.result
     if result is not None:
         parts += [f'<p class="remark">{escape(flag)}</p>\n' for flag in result.flags]
-        parts += [_group(group, feedback.gradebook) for group in result.groups]
+        parts += [_group(group, feedback.gradebook, result.timings) for group in result.groups]
     if feedback.gradebook and feedback.gradebook.comments:
         comments = "".join(f"<pre>{escape(comment)}</pre>\n" for comment in feedback.gradebook.comments)
         parts.append(f"<h2>Comments</h2>\n{comments}")
@@ -70,16 +71,17 @@ def _score(feedback: Feedback) -> str:
     return "".join(lines)
 
 
-def _group(group: GroupResult, book: Gradebook | None) -> str:
+def _group(group: GroupResult, book: Gradebook | None, timings: Sequence[TimingResult]) -> str:
     points, highest = (book.points.get(group.id) if book else None) or (group.points, group.max_points)
     changed = "" if points == group.points else f" (the autograder gave {points_text(group.points)})"
     rows = "".join(_test(test) for test in group.tests)
+    speed = speed_figure([timing for timing in timings if timing.group == group.id])
     example = ""
     if group.counterexample:
         example = f"<p>An example that you can try yourself:</p>\n<pre>{escape(group.counterexample)}</pre>\n"
     return (
         f"<h2>{escape(group.title)}</h2>\n<p>{points_text(points)} of {points_text(highest)} points{changed}</p>\n"
-        f'<ul class="tests">\n{rows}</ul>\n{example}'
+        f'<ul class="tests">\n{rows}</ul>\n{speed}{example}'
     )
 
 

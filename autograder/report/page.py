@@ -14,12 +14,13 @@ from autograder.report.text import clean
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 STYLE = """
 :root { color-scheme: light dark; --text: #1b1f24; --back: #ffffff; --soft: #f2f4f7; --line: #c9d0d8;
-  --good: #0b6b33; --bad: #a31621; --mark: #2456a6; }
+  --good: #0b6b33; --bad: #a31621; --mark: #2456a6; --other: #6b7480; }
 @media (prefers-color-scheme: dark) { :root { --text: #e8ebef; --back: #14171b; --soft: #1f242a; --line: #414a54;
-  --good: #6fd08c; --bad: #ff9a94; --mark: #8ab4f8; } }
+  --good: #6fd08c; --bad: #ff9a94; --mark: #8ab4f8; --other: #98a2ad; } }
 body { color: var(--text); background: var(--back); font: 1rem/1.5 system-ui, sans-serif; margin: 0 auto;
   max-width: 60rem; padding: 1.5rem; }
-h1 { line-height: 1.2; } h2 { margin-top: 2rem; border-bottom: 1px solid var(--line); }
+h1 { line-height: 1.2; } h1, h2 { overflow-wrap: anywhere; }
+h2 { margin-top: 2rem; border-bottom: 1px solid var(--line); }
 table { border-collapse: collapse; } .wide { overflow-x: auto; }
 th, td { border: 1px solid var(--line); padding: 0.3rem 0.6rem; text-align: left; vertical-align: top; }
 td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; }
@@ -30,6 +31,11 @@ pre { background: var(--soft); border: 1px solid var(--line); padding: 0.7rem; o
 ul.tests { list-style: none; padding: 0; } ul.tests li { margin: 0.3rem 0; }
 svg text { fill: var(--text); font: 12px system-ui, sans-serif; }
 svg .bar { fill: var(--mark); } svg .frame { stroke: var(--line); fill: none; }
+.speed { margin: 1rem 0; } .speed p { margin: 0.7rem 0 0.2rem; font-weight: 600; }
+.speed ul { list-style: none; margin: 0; padding: 0; }
+.speed li { display: grid; grid-template-columns: 15rem 1fr; gap: 0 1rem; align-items: center; }
+@media (max-width: 40rem) { .speed li { grid-template-columns: 1fr; margin-bottom: 0.4rem; } }
+.speed .other { fill: var(--other); } .speed .ceiling { fill: var(--line); }
 """
 
 

@@ -6,9 +6,11 @@ character that a terminal would act on.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from statistics import geometric_mean
 from typing import Any
 
-from autograder.judge.verdicts import GroupResult, SubmissionResult, TestResult, Verdict, clean
+from autograder.judge.verdicts import GroupResult, SubmissionResult, TestResult, TimingResult, Verdict, clean
 
 __all__ = [
     "WORDS",
@@ -17,6 +19,8 @@ __all__ = [
     "group_text",
     "heading_text",
     "line_of",
+    "mean_shares",
+    "percent_text",
     "points_text",
     "report_text",
     "title_of",
@@ -56,6 +60,17 @@ def points_text(points: float) -> str:
     return f"{points:.2f}".rstrip("0").rstrip(".")
 
 
+def percent_text(share: float) -> str:
+    """A share as students read it, to a tenth of a percent."""
+    return f"{100 * share:.1f} %"
+
+
+def mean_shares(timings: Sequence[TimingResult]) -> tuple[float, float]:
+    """The student's share of the read ceiling over all of `timings`, at least one, and the reference's: geometric
+    means, as the bands ask for."""
+    return geometric_mean(t.share for t in timings), geometric_mean(t.reference_share for t in timings)
+
+
 def title_of(test: TestResult) -> str:
     """The name of a hidden test as a sentence: `test_forks_share_blocks` is "forks share blocks"."""
     return test.name.removeprefix("test_").replace("_", " ")
@@ -67,11 +82,16 @@ def line_of(test: TestResult) -> str:
     return clean(f"{line}. {test.message}" if test.message and test.verdict is not Verdict.PASS else line)
 
 
-def group_text(group: GroupResult) -> str:
-    """One group: points, each test, and the public counterexample where there is one."""
+def group_text(group: GroupResult, timings: Sequence[TimingResult] = ()) -> str:
+    """One group: points, each test, the speed if `timings` (those of the whole result) have it, and the public
+    counterexample where there is one."""
     lines = [f"{group.title}: {points_text(group.points)} of {points_text(group.max_points)} points"]
     for test in group.tests:
         lines.append(("  [x] " if test.verdict is Verdict.PASS else "  [ ] ") + line_of(test))
+    timed = [timing for timing in timings if timing.group == group.id]
+    if timed:
+        mine, reference = mean_shares(timed)
+        lines.append(f"Share of the read ceiling: yours {percent_text(mine)}, the reference {percent_text(reference)}.")
     if group.counterexample:
         lines += ["An example that you can try yourself:", *_indented(group.counterexample)]
     return clean("\n".join(lines)) + "\n"
@@ -88,7 +108,7 @@ def heading_text(result: SubmissionResult) -> str:
 
 def report_text(result: SubmissionResult) -> str:
     """The whole result."""
-    return heading_text(result) + "\n".join(group_text(group) for group in result.groups)
+    return heading_text(result) + "\n".join(group_text(group, result.timings) for group in result.groups)
 
 
 def _indented(text: str) -> list[str]:

@@ -18,7 +18,7 @@ import pytest
 from autograder.gradebook import autograde as autograde_module
 from autograder.gradebook import config, preprocessors
 from autograder.intake import Rejected, read_regular
-from autograder.judge.verdicts import GroupResult, SubmissionResult, TestResult, Verdict
+from autograder.judge.verdicts import GroupResult, SubmissionResult, TestResult, TimingResult, Verdict
 from autograder.release import labs
 
 LAB = "mini"
@@ -64,6 +64,7 @@ class FakeJudge:
         self.asked: list[Path] = []
         self.infra: set[str] = set()
         self.flags: tuple[str, ...] = ()
+        self.timings: tuple[TimingResult, ...] = ()
 
     def __call__(self, project: Path, lab: str, paths: Any, **_: Any) -> list[SubmissionResult]:
         return [self._one(lab, path) for path in paths]
@@ -99,6 +100,7 @@ class FakeJudge:
             status="graded",
             groups=tuple(groups),
             flags=self.flags,
+            timings=self.timings,
         )
 
 

@@ -14,6 +14,8 @@ from typing import Any
 import nbformat
 import pytest
 
+from autograder.judge.verdicts import TimingResult
+
 from .conftest import FULL, HALF, LAB, FakeJudge, Submit, cell, scores, stock_autograde
 
 LIES = {
@@ -56,6 +58,18 @@ def test_the_report_stands_in_the_locked_cells(course: Path, judge: FakeJudge, s
     assert "[x] passed: tables test 0" in first
     assert "[ ] wrong result: tables test 1. It differs." in first
     assert second.startswith("Title of growth: 0 of 5 points")
+
+
+def test_what_the_clock_saw_stands_in_the_locked_cell_of_its_group(
+    course: Path, judge: FakeJudge, submit: Submit
+) -> None:
+    judge.timings = (TimingResult("growth", "equal lengths, batch 1 of 1", 131.0, 118.0, 0.8, 0.9),)
+    submit("bob", HALF)
+    stock_autograde(course)
+    notebook = autograded(course, "bob")
+    line = "Share of the read ceiling: yours 80.0 %, the reference 90.0 %."
+    assert line in locked_text(notebook, "growth")
+    assert line not in locked_text(notebook, "tables")
 
 
 @pytest.mark.parametrize("lie", LIES)

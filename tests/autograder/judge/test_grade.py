@@ -8,12 +8,16 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from autograder.course import Course
+from autograder.gpu.timed import Timing
+from autograder.judge import grade as grading
 from autograder.judge.grade import Job, grade
-from autograder.judge.verdicts import SubmissionResult, Verdict
+from autograder.judge.subject import LocalSubject
+from autograder.judge.verdicts import SubmissionResult, TimingResult, Verdict
 from autograder.sandbox import tiers
 from autograder.sandbox.limits import Limits
 
@@ -238,3 +242,65 @@ def test_a_test_for_another_device_is_not_run_and_says_where_it_is(small_course:
     assert (skipped.verdict, skipped.counts) == (Verdict.NOT_RUN, False)
     assert skipped.message == "A GPU is there. Runs on a grader with a GPU only."
     assert cost.points == cost.max_points
+
+
+TIMED = """
+GROUP = "cost"
+TIMED = True
+
+
+def test_is_timed(make):
+    \"\"\"It has a clock.\"\"\"
+    make(2, 2).timed()
+
+
+def test_is_timed_once(make):
+    \"\"\"The clock is asked once.\"\"\"
+    make(2, 2).timed()
+"""
+
+
+class Clock:
+    """Stands in for what plays and times on a GPU."""
+
+    def __enter__(self) -> Clock:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def on_a_gpu(small_course: Course, tmp_path: Path, honest: str, monkeypatch: pytest.MonkeyPatch) -> Grader:
+    """Grade as on a GPU, with subjects of ours whose timing is `timing`, seen once for both tests."""
+
+    def run(timing: Timing, tests: str = TIMED) -> SubmissionResult:
+        def make_both(lab: Any, name: str, session: Any, faults: Any, stand: Any, seen: Any) -> Any:
+            class Timed(LocalSubject):
+                def timed(self) -> None:
+                    if not seen:
+                        seen.append(("equal lengths, batch 1 of 1", timing))
+
+            return (lambda *args: Timed(lab.reference(name)(*args)), lambda *args: Timed(lab.reference(name)(*args)))
+
+        monkeypatch.setattr(grading, "_stand", Clock)
+        monkeypatch.setattr(grading, "_on_the_gpu", make_both)
+        (small_course.lab(LAB).hidden / "test_speed.py").write_text(tests)
+        path = tmp_path / "mine.py"
+        path.write_text(f"{honest}\nBlockAllocator = Honest\n")
+        sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+        return grade(small_course, Job(LAB, str(path), "mine.py", sha256, "9-test", 7, "none", "cuda"), FAST)
+
+    return run
+
+
+def test_what_the_clock_saw_is_told_once_under_its_group_and_rounded(on_a_gpu: Grader) -> None:
+    result = on_a_gpu(Timing(131.2345, 117.0, 119.0, 400_123_456, 3.3e12, ""))
+    assert result.status == "graded"
+    assert result.timings == (TimingResult("cost", "equal lengths, batch 1 of 1", 131.0, 118.0, 0.924, 1.03),)
+
+
+def test_without_a_clock_there_are_no_timings(on_a_gpu: Grader, graded: Grader) -> None:
+    assert graded("").timings == ()
+    untimed = TIMED.replace("make(2, 2).timed()", "make(2, 2)")
+    assert on_a_gpu(Timing(131.0, 118.0, 118.0, 400_000_000, 3.3e12, ""), untimed).timings == ()

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autograder.judge.verdicts import GroupResult, SubmissionResult, TestResult, Verdict
+from autograder.judge.verdicts import GroupResult, SubmissionResult, TestResult, TimingResult, Verdict
 
 TESTS = st.lists(st.builds(TestResult, st.text(max_size=8), st.sampled_from(Verdict), st.text(max_size=8)), max_size=6)
 GROUPS = st.lists(
@@ -80,3 +81,12 @@ def test_whether_a_test_counts_survives_json() -> None:
         "lab", "x.py", "0", "1", "s", "cpu", 1.0, "graded", (GroupResult("g", "G", 10, tests),), ()
     )
     assert SubmissionResult.from_json(result.to_json()) == result
+
+
+def test_timings_survive_json_and_a_result_from_before_there_were_any_is_read() -> None:
+    timing = TimingResult("bandwidth_equal", "equal lengths, batch 1 of 3", 130.0, 118.0, 0.823, 0.914)
+    timed = replace(result([]), timings=(timing, replace(timing, case="equal lengths, batch 2 of 3")))
+    data = json.loads(json.dumps(timed.to_json()))
+    assert SubmissionResult.from_json(data) == timed
+    del data["timings"]
+    assert SubmissionResult.from_json(data) == result([])

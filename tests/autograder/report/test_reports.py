@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from autograder.judge.verdicts import GroupResult, SubmissionResult, TestResult, Verdict
+from autograder.judge.verdicts import GroupResult, SubmissionResult, TestResult, TimingResult, Verdict
 from autograder.report.class_report import class_page, csv_rows, write_class_report
 from autograder.report.html import Feedback, Gradebook, feedback_page
 from autograder.report.spreadsheet import safe_field
@@ -126,6 +126,68 @@ class TestFeedbackPage:
         page = feedback_page(Feedback("ada", "lab", result(status="rejected", flags=("it is empty",))))
         assert "could not be graded" in page
         assert '<p class="remark">it is empty</p>' in page
+
+
+def timed(*shares: float, group: str = "growth", case: str = "unequal lengths", us: float = 131.0) -> SubmissionResult:
+    """A result whose group `growth` was timed; the reference reaches 90 % everywhere."""
+    timings = [
+        TimingResult(group, f"{case}, batch {n} of {len(shares)}", us, 118.0, share, 0.9)
+        for n, share in enumerate(shares, 1)
+    ]
+    return replace(result(), timings=tuple(timings))
+
+
+class TestSpeed:
+    def test_the_page_tells_times_and_shares_of_each_case_in_its_group(self) -> None:
+        page = feedback_page(Feedback("ada", "lab", timed(0.8, 0.2)))
+        _, growth = page.split("<h2>All about growth</h2>")
+        first, second = growth.split("<p>Unequal lengths, batch 1 of 2</p>")[1].split("batch 2 of 2</p>")
+        for case, share in ((first, "80.0"), (second, "20.0")):
+            assert f"yours: {share} %, 131 \u00b5s" in case
+            assert f'<rect class="bar" width="{share}%"' in case
+            assert "the reference: 90.0 %, 118 \u00b5s" in case
+            assert '<rect class="other" width="90.0%"' in case
+            assert "the read ceiling: 100.0 %" in case
+        assert "geometric mean: yours 40.0 %, the reference 90.0 %" in second
+
+    def test_nothing_of_speed_is_shown_where_nothing_was_timed(self) -> None:
+        page = feedback_page(Feedback("ada", "lab", timed(0.8)))
+        tables, growth = page.split("<h2>All about growth</h2>")
+        assert '<figure class="speed">' in growth
+        assert "<figure" not in tables
+        assert "<figure" not in feedback_page(Feedback("ada", "lab", result()))
+        assert "ceiling" not in report_text(result())
+
+    def test_the_text_has_one_line_in_the_group_that_was_timed(self) -> None:
+        lines = report_text(timed(0.8, 0.2)).splitlines()
+        assert [line for line in lines if "ceiling" in line] == [
+            "Share of the read ceiling: yours 40.0 %, the reference 90.0 %."
+        ]
+        assert lines.index("All about growth: 5 of 5 points") + 3 == next(
+            i for i, line in enumerate(lines) if "ceiling" in line
+        )
+
+    def test_the_figure_is_text_with_bars_that_no_screen_reader_reads(self) -> None:
+        page = feedback_page(Feedback("ada", "lab", timed(0.8, case=ATTACK)))
+        assert_inert(page)
+        seen = Tags(page).seen
+        assert [tag for tag, _ in seen].count("figcaption") == 1
+        assert all(attributes.get("aria-hidden") == "true" for tag, attributes in seen if tag == "svg")
+
+    def test_a_bar_ends_at_the_ceiling_and_the_number_tells_the_truth(self) -> None:
+        page = feedback_page(Feedback("ada", "lab", timed(1.015)))
+        assert "yours: 101.5 %" in page
+        assert '<rect class="bar" width="100.0%"' in page
+
+    @pytest.mark.parametrize(
+        ("us", "text"),
+        [(9.5, "9.5 \u00b5s"), (999.0, "999 \u00b5s"), (1e3, "1 ms"), (52_400.0, "52.4 ms"), (2.5e6, "2.5 s")],
+    )
+    def test_times_have_three_figures_at_most(self, us: float, text: str) -> None:
+        assert f"80.0 %, {text}</span>" in feedback_page(Feedback("ada", "lab", timed(0.8, us=us)))
+
+    def test_a_very_slow_kernel_has_a_page_as_well(self) -> None:
+        assert "yours: 0.0 %" in feedback_page(Feedback("ada", "lab", timed(0.00001)))
 
 
 class TestClassReport:

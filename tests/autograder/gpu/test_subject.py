@@ -1,0 +1,68 @@
+"""What the clock saw is handed on once, under names that tell no length."""
+
+from __future__ import annotations
+
+import re
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from autograder.gpu.stand import Stand
+from autograder.gpu.subject import FromHere, Seen, names_of, played
+from autograder.gpu.timed import TimedCase, Timing
+from autograder.judge.attention_speed import equal_cases, unequal_cases
+from autograder.judge.remote import TestEnded
+
+CASES = tuple(TimedCase(lengths, 4, 2, 64, 16, "float16") for lengths in ((33, 33), (5, 777), (9,)))
+PLAN = {"kernels": [], "buffers": [], "steps": [], "problems": []}
+
+
+class Source:
+    """A worker that records nothing."""
+
+    def record(self, name: str, buffers: Any, args: Any) -> Any:
+        return PLAN
+
+    def gone(self) -> None:
+        pass
+
+
+def subject(seen: Seen, wrong: str = "") -> Any:
+    """Functions whose timing takes as many microseconds as the case has tokens; the last case is `wrong`."""
+
+    def time(plan: Any, case: TimedCase, seed: int) -> Timing:
+        return Timing(sum(case.lengths), 10.0, 10.0, case.kv_bytes, 1e12, wrong if case == CASES[-1] else "")
+
+    stand = cast(Stand, SimpleNamespace(time=time))
+    return played(cast(FromHere, Source()), stand, ("paged_attention",), seen)()
+
+
+def test_each_case_is_told_once_in_the_order_of_time() -> None:
+    seen: Seen = []
+    functions = subject(seen)
+    for _ in range(2):
+        functions.timed(CASES, 7)
+    assert [(name, timing.student_us) for name, timing in seen] == [
+        ("equal lengths, batch 1 of 3", 66),
+        ("unequal lengths, batch 2 of 3", 782),
+        ("equal lengths, batch 3 of 3", 9),
+    ]
+
+
+def test_nothing_is_told_of_cases_of_which_one_is_wrong() -> None:
+    seen: Seen = []
+    functions = subject(seen, wrong="not the answer")
+    with pytest.raises(TestEnded):
+        functions.timed(CASES, 7)
+    assert seen == []
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_name_tells_no_length_and_no_seed(seed: int) -> None:
+    kinds = {"equal": equal_cases(seed), "unequal": unequal_cases(seed)}
+    for kind, cases in kinds.items():
+        assert names_of(cases) == [f"{kind} lengths, batch {n} of 3" for n in (1, 2, 3)]
+        for name, case in zip(names_of(cases), cases, strict=True):
+            assert set(re.findall(r"\d+", name)) <= {"1", "2", "3"}
+            assert str(len(case.lengths)) not in name
