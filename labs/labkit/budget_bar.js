@@ -11,24 +11,26 @@
     const said = root.querySelector("output");
 
     function show() {
-      const [perToken, weights] = sizes.models[Number(control("model").value)];
+      const [perToken, weights, readWeights] = sizes.models[Number(control("model").value)];
       const bits = Number(control("bits").value);
       const context = sizes.contexts[Number(control("context").value)];
       const requests = Number(control("requests").value);
       const one = Math.floor((perToken * bits) / 16);
       const cache = one * context * requests;
-      const read = cache + weights;
+      const asked = cache + weights;
+      const read = cache + readWeights;
       const most = "At most " + whole(Math.floor(Math.max(0, sizes.budget - weights) / (one * context))) + " fit.";
       const sum = whole(one) + " bytes × " + whole(context) + " tokens × " + whole(requests) +
         (requests === 1 ? " request = " : " requests = ") + giga(cache) + " GB of cache, and " +
         giga(weights) + " GB of weights. ";
-      const over = read > sizes.budget;
+      const over = asked > sizes.budget;
       said.textContent = over
         ? sum + "Too much for " + giga(sizes.budget) + " GB. " + most
-        : sum + "It fits. " + most + " A step reads all of it: at least " + (read / sizes.read / 1e6).toFixed(1) + " ms.";
+        : sum + "It fits. " + most + " A step reads " + giga(read) + " GB, at least " +
+          (read / sizes.read / 1e6).toFixed(1) + " ms.";
       root.classList.toggle("over", over);
-      const width = Math.max(sizes.budget, read);
-      for (const [name, part] of [["held", weights], ["pads", cache], ["free", width - read]]) {
+      const width = Math.max(sizes.budget, asked);
+      for (const [name, part] of [["held", weights], ["pads", cache], ["free", width - asked]]) {
         const drawn = root.querySelector("div.p2p-bar ." + name);
         drawn.style.width = (100 * part) / width + "%";
         drawn.hidden = part === 0;

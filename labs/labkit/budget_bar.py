@@ -21,11 +21,12 @@ MOST_REQUESTS = 256
 
 @dataclass(frozen=True)
 class Budgeted:
-    """A model in bytes: cache of one token with 16-bit and with 8-bit numbers, and all weights."""
+    """A model in bytes: cache of one token with 16-bit numbers, all weights, and those of them that a step reads."""
 
     name: str
     kv_bytes_16: int
     weight_bytes: int
+    read_weight_bytes: int
 
     def kv_bytes(self, bits: int) -> int:
         """Cache of one token."""
@@ -62,16 +63,16 @@ class BudgetBar:
     def sentence(self, model: Budgeted, bits: int, context: int, requests: int) -> str:
         """What the figure says of a state, word for word as the script says it."""
         cache = model.kv_bytes(bits) * context * requests
-        read = cache + model.weight_bytes
+        read = cache + model.read_weight_bytes
         said = (
             f"{model.kv_bytes(bits):,} bytes × {context:,} tokens × {requests:,} "
             f"{'request' if requests == 1 else 'requests'} = {cache / 1e9:.1f} GB of cache, and "
             f"{model.weight_bytes / 1e9:.1f} GB of weights. "
         )
         most = f"At most {self.most(model, bits, context):,} fit."
-        if read > self.budget_bytes:
+        if cache + model.weight_bytes > self.budget_bytes:
             return f"{said}Too much for {self.budget_bytes / 1e9:.1f} GB. {most}"
-        return f"{said}It fits. {most} A step reads all of it: at least {read / self.read_gb_s / 1e6:.1f} ms."
+        return f"{said}It fits. {most} A step reads {read / 1e9:.1f} GB, at least {read / self.read_gb_s / 1e6:.1f} ms."
 
     def __repr__(self) -> str:
         return f"Budget bar, opening state: {self.sentence(self.models[0], 16, self.context, self.requests)}"
@@ -93,7 +94,7 @@ class BudgetBar:
             "budget": self.budget_bytes,
             "read": self.read_gb_s,
             "contexts": CONTEXTS,
-            "models": [(model.kv_bytes_16, model.weight_bytes) for model in self.models],
+            "models": [(model.kv_bytes_16, model.weight_bytes, model.read_weight_bytes) for model in self.models],
         }
         names = "".join(f'<option value="{n}">{html.escape(m.name)}</option>' for n, m in enumerate(self.models))
         model = self.models[0]
