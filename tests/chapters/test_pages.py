@@ -65,7 +65,14 @@ def test_the_lab_page_says_how_to_unpack_and_install_its_own_archive(name: str) 
 
 @pytest.mark.parametrize(
     ("chapter", "glued"),
-    [("rectangles", "share16"), ("sides", "rounding"), ("paging", "tail16"), ("measured", "job_rate")],
+    [
+        ("rectangles", "share16"),
+        ("sides", "rounding"),
+        ("arithmetic", "fit_tokens"),
+        ("paradox", "no_free"),
+        ("paging", "tail16"),
+        ("measured", "job_rate"),
+    ],
 )
 def test_the_chapter_runs_from_the_bundle_where_the_engine_is_not_installed(
     chapter: str, glued: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

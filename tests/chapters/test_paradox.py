@@ -150,7 +150,7 @@ def test_the_comb_leaves_the_share_that_the_page_says_and_is_no_shortest_program
 
 
 def test_the_keys_of_the_questions_are_right(chapter: Any) -> None:
-    evaluation, rise, on_call, failure = (shown for shown in chapter.shown if isinstance(shown, Quiz))
+    evaluation, rise, on_call, failure, ranges = (shown for shown in chapter.shown if isinstance(shown, Quiz))
     assert evaluation.answer.startswith("External fragmentation")
     assert rise.answer.startswith("Yes, although")
     before, after = re.findall(r"`([^`]+)`", rise.question)
@@ -158,7 +158,9 @@ def test_the_keys_of_the_questions_are_right(chapter: Any) -> None:
     assert on_call.answer.startswith("Log free memory, largest hole and wanted size")
     assert "F is 0.78" in failure.question
     assert "blocks" in failure.answer
-    assert all(len(quiz.options) == 4 for quiz in (evaluation, rise, on_call, failure))
+    assert ranges.answer.startswith("Blocks of 16")
+    assert ranges.options[ranges.answer].startswith("0 such refusals")
+    assert all(len(quiz.options) == 4 for quiz in (evaluation, rise, on_call, failure, ranges))
 
 
 def test_only_blocks_refuse_nobody_for_whom_enough_is_free(run: dict[str, Any]) -> None:
