@@ -70,7 +70,7 @@ def _row(number: int, row: Sequence[str], mask: Sequence[bool], positions: Seque
         shapes.append(box(x, y, cell, 26, _FILL if real else "url(#@ID@-hatch)", _LINE if real else _SECOND))
         if not real:
             shapes.append(box(x + 3, y + 6, cell - 6, 14, "var(--p2p-paper, #fff)", "none"))
-        shapes.append(label(x + cell / 2, y + 17, token, 11, anchor="middle"))
+        shapes.append(label(x + cell / 2, y + 17, token, 11 if real else min(11, cell / 4), anchor="middle"))
         shapes.append(label(x + cell / 2, y + 38, str(positions[column]) if real else "-", 11, anchor="middle"))
     return shapes
 

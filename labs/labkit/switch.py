@@ -63,7 +63,10 @@ class Switch:
             for number, figure in enumerate(self.figures.values())
         )
         return (
-            f"{own} {{ border: 0; margin: 1rem 0; padding: 0; min-width: 0; }}"
+            f"{own} {{ border: 0; margin: 1rem 0; padding: 0; min-width: 0; display: grid; "
+            f"grid-template-columns: repeat(2, auto 1fr); align-items: center; }}"
+            f"@media (max-width: 30rem) {{ {own} {{ grid-template-columns: auto 1fr; }} }}"
+            f"{own} > .p2p-shown {{ grid-column: 1 / -1; min-width: 0; }}"
             f"{own} > legend {{ font-size: 1rem; font-weight: 600; float: none; margin: 0 0 .4rem; "
             f"color: var(--p2p-ink); }}"
             f"{own} > input {{ width: 1.1rem; height: 1.1rem; vertical-align: -2px; margin: .3rem .35rem .3rem 0; }}"
