@@ -17,8 +17,9 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from autograder.course import Course, Lab, load_module
+from autograder.judge.suite import HiddenTest, hidden_tests
 from autograder.judge.verdicts import SubmissionResult, Verdict
-from autograder.runners.local import default_slots, grade_files
+from autograder.runners.local import JUDGE_GRACE_S, default_slots, grade_files
 
 MARK = "SMUGGLED"
 """What attacks write where hidden values would stand if they could carry them out."""
@@ -62,7 +63,8 @@ class Told:
     about: str
     catalogue: tuple[str, ...] = ()
     honest_groups: tuple[str, ...] = ()
-    killed_by: tuple[str, ...] = ()
+    killed_by: tuple[tuple[str, str], ...] = ()
+    """(module, test) pairs that must not pass."""
 
 
 def corpus_of(course: Course, lab: str) -> list[Told]:
@@ -72,8 +74,7 @@ def corpus_of(course: Course, lab: str) -> list[Told]:
     for attack in corpus.hostile(lab):
         told.append(Told("hostile", attack.path, attack.attack, attack.catalogue, attack.honest_groups))
     for wrong in corpus.wrong(lab):
-        killed_by = tuple(name for _, name in wrong.killed_by)
-        told.append(Told("wrong", wrong.path, wrong.misconception, killed_by=killed_by))
+        told.append(Told("wrong", wrong.path, wrong.misconception, killed_by=wrong.killed_by))
     return told
 
 
@@ -110,30 +111,35 @@ def _faults(told: Told, result: SubmissionResult, lab: Lab, device: str) -> Iter
     if result.status != "graded":
         yield f"ended as {result.status}: {' '.join(result.flags)[:200]}"
         return
-    limits = lab.limits(device)
-    # The budget is looked at between calls: the last one may run to its own deadline, and a public check after it.
-    if result.seconds > limits.total_s + 3 * limits.call_s:
+    # What the runner gives a judge before it ends it, and then there is no grade.
+    if result.seconds > lab.limits(device).total_s + JUDGE_GRACE_S:
         yield f"held up the queue for {result.seconds:.0f} s"
-    if MARK in str([[test.message for test in group.tests] for group in result.groups]):
+    if MARK in str(result.to_json()):
         yield "a hidden value reached the feedback"
-    verdicts = {test.name: test for group in result.groups for test in group.tests}
+    verdicts = {(group.id, test.name): test for group in result.groups for test in group.tests}
     if told.kind == "correct":
         timed = {test.name for test in _timed(lab)}
-        lost = [n for n, t in verdicts.items() if t.counts and t.verdict is not Verdict.PASS and n not in timed]
+        lost = [n for (_, n), t in verdicts.items() if t.counts and t.verdict is not Verdict.PASS and n not in timed]
         if lost:
             yield f"honest, and lost {', '.join(lost[:3])}"
     if told.kind == "wrong":
-        alive = [n for n in told.killed_by if verdicts[n].verdict is Verdict.PASS and verdicts[n].counts]
+        groups = {(module, name): group for module, group, name in _where(lab)}
+        named = {pair: verdicts[groups[pair], pair[1]] for pair in told.killed_by}
+        alive = [f"{module}.{name}" for (module, name), t in named.items() if t.verdict is Verdict.PASS and t.counts]
         if alive:
             yield f"passed {', '.join(alive)}"
     if told.kind == "hostile":
         yield from _gains(told, result)
 
 
-def _timed(lab: Lab) -> list[Any]:
-    from autograder.judge.suite import hidden_tests
-
+def _timed(lab: Lab) -> list[HiddenTest]:
     return [test for test in hidden_tests(lab) if test.timed]
+
+
+def _where(lab: Lab) -> Iterator[tuple[str, str, str]]:
+    """(module, group, name) of every hidden test; two modules may have tests of one name."""
+    for test in hidden_tests(lab):
+        yield test.run.__module__.removeprefix(f"hidden_{lab.id}_"), test.group, test.name
 
 
 def _gains(told: Told, result: SubmissionResult) -> Iterator[str]:

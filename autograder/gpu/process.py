@@ -17,6 +17,7 @@ import signal
 import struct
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,7 +27,8 @@ HEADER = struct.Struct("!I")
 JSON_BYTES_MAX = 32 << 20
 BLOB_BYTES_MAX = 1 << 30
 PR_SET_PDEATHSIG = 1
-START_S = 60.0
+END_S = 30.0
+TAIL_BYTES = 2000
 
 
 class ReplayGone(Exception):  # noqa: N818 - what happened
@@ -74,11 +76,13 @@ class Replay:
 
     def __init__(self) -> None:
         homes = [str(Path(__file__).resolve().parents[2]), str(Path(__file__).resolve().parents[2] / "labs")]
+        # A file, not a pipe: nobody reads along, and a process that waits for a reader answers nobody.
+        self._said = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the process
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "autograder.gpu.process"],
+            [sys.executable, "-P", "-m", "autograder.gpu.process"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stderr=self._said,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(homes)},
         )
         assert self._process.stdin is not None
@@ -127,16 +131,20 @@ class Replay:
     def _last_words(self) -> str:
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(timeout=5)
-            assert self._process.stderr is not None
-            tail = self._process.stderr.read()[-2000:].decode("utf-8", "replace").strip().splitlines()
+            self._said.seek(max(0, self._said.seek(0, os.SEEK_END) - TAIL_BYTES))
+            tail = self._said.read().decode("utf-8", "replace").strip().splitlines()
             return f"exit status {self._process.returncode}: {' '.join(tail[-2:])}"
         return ""
 
     def close(self) -> None:
-        """Kill the process and wait for it."""
+        """Kill the process and wait for it, but not for ever.
+
+        One that is stuck in the driver is left to the kernel; the next canary tells what became of the GPU.
+        """
         self._process.kill()
-        self._process.wait()
-        for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(timeout=END_S)
+        for pipe in (self._process.stdin, self._process.stdout, self._said):
             assert pipe is not None
             with contextlib.suppress(OSError):
                 pipe.close()
@@ -155,7 +163,8 @@ def main() -> None:
     # With the judge ends this process: nothing goes on running on the GPU unseen.
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     answers = os.dup(1)
-    os.dup2(2, 1)
+    # Kernels print to standard output, and may print without end.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     from autograder.gpu.answers import Answers
 
     server = Answers()

@@ -8,7 +8,7 @@ hostile kernel does here it does to this process: its owner throws it away.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import torch
 from torch import Tensor
@@ -33,8 +33,8 @@ _CTYPES: dict[str, type[ctypes._SimpleCData]] = {  # type: ignore[type-arg]
 class Guarded:
     """Memory of a buffer between two guards, so that a write beside it is seen."""
 
-    def __init__(self, size_bytes: int) -> None:
-        self._whole = torch.full((size_bytes + 2 * GUARD_BYTES,), GUARD_PATTERN, dtype=torch.uint8, device="cuda")
+    def __init__(self, size_bytes: int, device: str = "cuda") -> None:
+        self._whole = torch.full((size_bytes + 2 * GUARD_BYTES,), GUARD_PATTERN, dtype=torch.uint8, device=device)
         self.inner = self._whole[GUARD_BYTES : GUARD_BYTES + size_bytes]
         """The buffer: [size_bytes] uint8. Its address is a multiple of 512, as torch's own are."""
 
@@ -91,9 +91,10 @@ class Scratch:
                 needed[step.kernel] = max(needed[step.kernel], x * y * z * plan.kernels[step.kernel].scratch_bytes)
         self.of_kernels = [Guarded(size) if size else None for size in needed]
 
-    def poison(self, pattern: int) -> None:
-        """Fill all of it with one byte."""
-        for memory in (*self.buffers.values(), *self.of_kernels):
+    def poison(self, pattern: int, but: Collection[int] = ()) -> None:
+        """Fill all of it with one byte, `but` the buffers of these numbers."""
+        kept = [memory for number, memory in self.buffers.items() if number not in but]
+        for memory in (*kept, *self.of_kernels):
             if memory is not None:
                 memory.inner.fill_(pattern)
 
@@ -144,6 +145,19 @@ class Player:
                 skipped |= {index} if unchanged else set()
             touched |= _buffers(step)
         self._skipped = frozenset(skipped)
+
+    @property
+    def settled(self) -> frozenset[int]:
+        """The buffers that later plays find ready."""
+        return frozenset(step.buffer for index, step in self._ready())
+
+    def settled_intact(self) -> bool:
+        """Whether these still hold what the host made."""
+        return all(torch.equal(self._memory[step.buffer], self._contents[index]) for index, step in self._ready())
+
+    def _ready(self) -> list[tuple[int, Set]]:
+        steps = [(index, self._plan.steps[index]) for index in sorted(self._skipped)]
+        return [(index, step) for index, step in steps if isinstance(step, Set)]
 
     def _step(self, index: int, step: Step) -> None:
         if isinstance(step, Launch):

@@ -8,7 +8,7 @@ from everything that a student could cause; after a fault it tells whether the G
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from autograder.gpu.process import Replay, ReplayGone, encoded
@@ -20,7 +20,7 @@ from autograder.sandbox.launch import StartFailed
 START_S, PLAY_S, TIME_S = 120.0, 20.0, 120.0
 RECOVERY_S = 60.0
 """How long the GPU may take to be well again after a kernel was killed on it."""
-MADE_EARLIER = "the GPU does not work as it should, before any submission ran"
+NOT_WELL = "the GPU does not work as it should, with nothing of a submission on it"
 
 
 class Stand:
@@ -33,13 +33,26 @@ class Stand:
         except OSError as error:
             raise StartFailed(str(error)) from error
 
-    def prove(self) -> None:
-        """Run the canary of a new stand. Raises: StartFailed if the GPU is not well: nobody's kernel has run yet."""
+    def prove(self, clear: Callable[[], None]) -> None:
+        """Run the canary of a new stand. If the GPU is not well, `clear` it of the submission's own process and wait.
+
+        Raises: StartFailed if it is not well then either: nothing of the submission's is left that could be the cause.
+        """
         try:
             self._canary()
-        except ReplayGone as error:
+            return
+        except ReplayGone:
             self.close()
-            raise StartFailed(f"{MADE_EARLIER}: {error}") from error
+            clear()
+        try:
+            self._recover()
+        except TestEnded as ended:
+            raise StartFailed(f"{NOT_WELL}: {ended.message}") from ended
+
+    def renew(self) -> None:
+        """Go on with a process that has played nothing yet. Raises: TestEnded."""
+        self.close()
+        self._recover()
 
     def _canary(self) -> None:
         assert self._replay is not None
@@ -48,14 +61,16 @@ class Stand:
             self.close()
             raise ReplayGone("fault", "the canary gives a wrong product, or memory is short")
 
-    def play(self, plan: Any, blobs: Sequence[bytes], dtypes: Sequence[str]) -> tuple[dict[str, Any], list[bytes]]:
+    def play(
+        self, plan: Any, blobs: Sequence[bytes], dtypes: Sequence[str], at_most_s: float = PLAY_S
+    ) -> tuple[dict[str, Any], list[bytes]]:
         """A plan on the storages in `blobs` (answers.py). Raises: TestEnded if that went wrong on the GPU."""
-        return self._request(PLAY_S, blobs, op="play", plan=encoded(plan), dtypes=list(dtypes))
+        return self._request(min(PLAY_S, at_most_s), blobs, op="play", plan=encoded(plan), dtypes=list(dtypes))
 
-    def time(self, plan: Any, case: TimedCase, tables_seed: int) -> Timing:
+    def time(self, plan: Any, case: TimedCase, tables_seed: int, at_most_s: float = TIME_S) -> Timing:
         """A plan timed on a case (clock.py). Raises: TestEnded if that went wrong on the GPU."""
         reply, _ = self._request(
-            TIME_S, (), op="time", plan=encoded(plan), case=case.to_json(), tables_seed=tables_seed
+            min(TIME_S, at_most_s), (), op="time", plan=encoded(plan), case=case.to_json(), tables_seed=tables_seed
         )
         return Timing(**reply)
 

@@ -155,7 +155,7 @@ def _on_the_gpu(
     from autograder.gpu.subject import FromHere, FromWorker, played
     from autograder.gpu.subject import rehearse as rehearse_on_the_gpu
 
-    stand.prove()
+    stand.prove(session.fresh)
     rehearse_on_the_gpu(session, faults)
     methods = lab.suite.PROVIDES[name]
     make = played(FromWorker(session, faults), stand, methods, seen)

@@ -188,10 +188,16 @@ class Session:
 
     def _deadline_s(self, op: str) -> float:
         limits = self.plan.limits
-        self._check_budget()
+        left_s = self.left_s()
         # Building a large pool, a timed batch and the compilation of kernels may honestly take long; one call may not.
         impatient = self._timeouts >= limits.patience and op in ("call", "function")
-        return limits.impatient_call_s if impatient or (self.hurry and op != "record") else limits.call_s
+        deadline_s = limits.impatient_call_s if impatient or (self.hurry and op != "record") else limits.call_s
+        return min(deadline_s, left_s)
+
+    def left_s(self) -> float:
+        """Seconds left for this submission. Raises: TestEnded if there are none."""
+        self._check_budget()
+        return self._ends_at - time.monotonic()
 
     def _check_budget(self) -> None:
         if time.monotonic() > self._ends_at:

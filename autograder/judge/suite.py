@@ -113,7 +113,7 @@ def _from_exception(test: HiddenTest, error: Exception, seed: int, reference: Ma
         return TestResult(test.name, Verdict.WRONG, f"{test.sentence} Not so, and differently when run again.")
     try:
         test.run(**_arguments(test, reference, seed))
-    except Exception as broken:
+    except (Exception, TestEnded) as broken:
         raise SuiteBroken(f"{test.name} fails on the reference: {type(broken).__name__}: {broken}") from broken
     return TestResult(test.name, Verdict.WRONG, f"{test.sentence} Not so: an answer has a form that cannot be used.")
 

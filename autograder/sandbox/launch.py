@@ -19,12 +19,13 @@ from typing import Any
 
 from autograder.sandbox import tiers
 from autograder.sandbox.limits import Limits
-from autograder.sandbox.resident import resident_bytes
+from autograder.sandbox.resident import alive, resident_bytes, tree
 from autograder.worker import wire
 
 START_DEADLINE_S = 30.0
 STDERR_TAIL_BYTES = 400
 READ_BYTES = 1 << 16
+GONE_S = 10.0
 LOOK_S = 0.2
 """How often a worker whose resident memory is capped is looked at, at least."""
 
@@ -55,6 +56,7 @@ class Connection:
     ) -> None:
         """`environment`: variables beside those of every worker; `gpu`: whether it gets one. Raises: StartFailed."""
         self.limits = limits
+        self._gpu = gpu
         environment = {**tiers.ENVIRONMENT, **(tiers.gpu_environment() if gpu else {}), **environment}
         self.printed = bytearray()
         self.printed_total_bytes = 0
@@ -188,11 +190,19 @@ class Connection:
         return f"exit status {code}"
 
     def close(self) -> None:
-        """Kill the worker and wait for it; the rest of a boxed pid namespace dies with its first process."""
+        """Kill the worker and wait for it; the rest of a boxed pid namespace dies with its first process.
+
+        A worker with a GPU is waited for with all that it started: what it left running there would be in the way of
+        who comes next.
+        """
+        started = tree(self._process.pid) if self._gpu else []
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.kill()
         self._process.wait()
+        deadline = time.monotonic() + GONE_S
+        while any(map(alive, started)) and time.monotonic() < deadline:
+            time.sleep(0.01)
         with contextlib.suppress(OSError):
             self._swallow()
         assert self._process.stdout is not None

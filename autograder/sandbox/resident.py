@@ -28,6 +28,14 @@ def tree(pid: int) -> list[int]:
     return found
 
 
+def alive(pid: int) -> bool:
+    """Whether there is such a process, and it has not ended unattended."""
+    try:
+        return (Path("/proc") / str(pid) / "stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
 def resident_bytes(pid: int) -> int:
     """Resident bytes of `pid` and its descendants; pages that several share count for each."""
     total = 0

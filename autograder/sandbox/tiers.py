@@ -29,8 +29,8 @@ DEVICES = ("null", "zero", "full", "random", "urandom")
 GPU_DEVICES = ("nvidia0", "nvidiactl", "nvidia-uvm", "nvidia-uvm-tools")
 """The nodes of the first GPU; one worker has one GPU."""
 GPU_FOLDERS = ("/sys",)
-KEPT_FOR_A_GPU = ("LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES")
-"""Variables of this machine that say where its driver's libraries lie, and which of its GPUs is meant."""
+KEPT_FOR_A_GPU = ("LD_LIBRARY_PATH",)
+"""What says where this machine's driver has its libraries."""
 NOBODY = 65534
 ENVIRONMENT = {
     "PATH": "/usr/bin:/bin",

@@ -78,6 +78,15 @@ def record(function: Callable[..., Any], arguments: Sequence[Any], inputs: Seque
     return recorder.plan()
 
 
+def usable() -> bool:
+    """Whether the GPU still takes work from this process; after a kernel's bad access it does not."""
+    try:
+        torch.cuda.synchronize()
+    except RuntimeError:
+        return False
+    return True
+
+
 class Recorder(TorchDispatchMode):
     """Writes the plan of everything that happens while it listens."""
 
@@ -180,10 +189,13 @@ class Recorder(TorchDispatchMode):
 
     @staticmethod
     def _number(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> float | int | bool | None:
-        """What an operation fills with; None if it is a tensor, which is another thing."""
+        """What an operation fills with; None if it is a tensor on the GPU, which is another thing."""
         number = FILLED_WITH[name]
         if number is None:
             number = kwargs.get("fill_value", kwargs.get("value", args[-1] if args else None))
+        if isinstance(number, Tensor) and not number.is_cuda and number.dim() == 0:
+            # So arrives the number of `x[:] = 0`.
+            number = number.item()
         return number if isinstance(number, (bool, int, float)) else None
 
     @staticmethod
@@ -199,7 +211,7 @@ class Recorder(TorchDispatchMode):
         if not target.is_cuda:
             if source.is_floating_point():
                 self._problem(READS, name)
-        elif not isinstance(source, Tensor) or not source.is_cuda or self._place(source).captured:
+        elif not isinstance(source, Tensor) or not source.is_cuda:
             self._captured(target)
         else:
             self._steps.append(["copy", self._view(target), self._view(source)])

@@ -11,6 +11,7 @@ from __future__ import annotations
 import importlib
 import json
 import linecache
+import os
 import socket
 import sys
 import types
@@ -75,7 +76,13 @@ class Worker:
         """The plan of one call on the GPU (record.py), on random numbers where the judge sent none."""
         recorder = self.beside("record")
         values, storages = recorder.sample_call(request["buffers"], request["args"], wire.decode)
-        return wire.encode(recorder.record(getattr(self.module, request["name"]), values, storages))
+        try:
+            return wire.encode(recorder.record(getattr(self.module, request["name"]), values, storages))
+        except BaseException:
+            if not recorder.usable():
+                # CUDA tells of a bad access at every call from then on: what comes next needs a fresh process.
+                os._exit(1)
+            raise
 
     @staticmethod
     def beside(name: str) -> types.ModuleType:

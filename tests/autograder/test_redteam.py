@@ -62,9 +62,12 @@ def test_an_honest_design_may_be_slow_and_nothing_else(lab: Lab) -> None:
 
 
 def test_a_misconception_must_lose_the_tests_that_it_names(lab: Lab) -> None:
-    wrong = Told("wrong", PATH, "a misconception", killed_by=("test_a",))
-    assert faults(lab, wrong, result(LOST)) == []
-    assert faults(lab, wrong, result(PAID)) == ["passed test_a"]
+    name = "test_caches_go_by_their_strides"
+    wrong = Told("wrong", PATH, "a misconception", killed_by=(("test_layout", name), ("test_store_kv", name)))
+    lost, stored = ("layout", name, Verdict.WRONG), ("store_kv", name, Verdict.WRONG)
+    assert faults(lab, wrong, result(lost, stored)) == []
+    # Tests of one name in two modules are two tests.
+    assert faults(lab, wrong, result(lost, ("store_kv", name, Verdict.PASS))) == [f"passed test_store_kv.{name}"]
 
 
 def test_a_delay_a_leak_and_a_fault_of_ours_are_told(lab: Lab) -> None:

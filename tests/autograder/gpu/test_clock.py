@@ -41,7 +41,7 @@ def alone(request: pytest.FixtureRequest) -> None:
 
 def timed(case: TimedCase, plan: Any) -> Timing:
     with Stand() as stand:
-        stand.prove()
+        stand.prove(lambda: None)
         return stand.time(plan, case, TABLES_SEED)
 
 
@@ -92,7 +92,7 @@ def test_a_kernel_that_is_fast_and_wrong_has_no_time() -> None:
         out.copy_(query)
 
     with Stand() as stand:
-        stand.prove()
+        stand.prove(lambda: None)
         functions = played(FromHere(SimpleNamespace(paged_attention=copies_the_query)), stand, ("paged_attention",))()
         with pytest.raises(TestEnded) as ended:
             functions.timed((UNEQUAL,), TABLES_SEED)

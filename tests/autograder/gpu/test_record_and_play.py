@@ -28,7 +28,7 @@ Call = Callable[[Tensor, Tensor], None]
 @pytest.fixture(scope="module")
 def stand() -> Iterator[Stand]:
     with Stand() as opened:
-        opened.prove()
+        opened.prove(lambda: None)
         yield opened
 
 

@@ -13,9 +13,10 @@ from autograder.gpu.subject import FromHere, Seen, names_of, played
 from autograder.gpu.timed import TimedCase, Timing
 from autograder.judge.attention_speed import equal_cases, unequal_cases
 from autograder.judge.remote import TestEnded
+from autograder.judge.verdicts import Verdict
 
 CASES = tuple(TimedCase(lengths, 4, 2, 64, 16, "float16") for lengths in ((33, 33), (5, 777), (9,)))
-PLAN = {"kernels": [], "buffers": [], "steps": [], "problems": []}
+PLAN: dict[str, list[Any]] = {"kernels": [], "buffers": [], "steps": [], "problems": []}
 
 
 class Source:
@@ -27,14 +28,19 @@ class Source:
     def gone(self) -> None:
         pass
 
+    def left_s(self) -> float:
+        return 60.0
 
-def subject(seen: Seen, wrong: str = "") -> Any:
+
+def subject(seen: Seen, wrong: str = "", drift: float = 0.0, read_bytes_per_s: float = 1e12) -> Any:
     """Functions whose timing takes as many microseconds as the case has tokens; the last case is `wrong`."""
 
-    def time(plan: Any, case: TimedCase, seed: int) -> Timing:
-        return Timing(sum(case.lengths), 10.0, 10.0, case.kv_bytes, 1e12, wrong if case == CASES[-1] else "")
+    def time(plan: Any, case: TimedCase, seed: int, at_most_s: float) -> Timing:
+        assert at_most_s == 60.0
+        told = wrong if case == CASES[-1] else ""
+        return Timing(sum(case.lengths), 10.0, 10.0 * (1 + drift), case.kv_bytes, read_bytes_per_s, told)
 
-    stand = cast(Stand, SimpleNamespace(time=time))
+    stand = cast(Stand, SimpleNamespace(time=time, renew=lambda: None))
     return played(cast(FromHere, Source()), stand, ("paged_attention",), seen)()
 
 
@@ -55,6 +61,17 @@ def test_nothing_is_told_of_cases_of_which_one_is_wrong() -> None:
     functions = subject(seen, wrong="not the answer")
     with pytest.raises(TestEnded):
         functions.timed(CASES, 7)
+    assert seen == []
+
+
+@pytest.mark.parametrize(
+    "noise", [{"drift": 0.031}, {"read_bytes_per_s": 1e6}], ids=["restless", "faster than possible"]
+)
+def test_what_cannot_be_believed_is_no_speed(noise: dict[str, float]) -> None:
+    seen: Seen = []
+    with pytest.raises(TestEnded) as ended:
+        subject(seen, **noise).timed(CASES, 7)  # type: ignore[arg-type]
+    assert ended.value.verdict is Verdict.INCONCLUSIVE
     assert seen == []
 
 

@@ -16,6 +16,7 @@ import pytest
 from autograder.sandbox import tiers
 from autograder.sandbox.launch import Connection, StartFailed, WorkerGone
 from autograder.sandbox.limits import Limits
+from autograder.sandbox.resident import alive
 from autograder.worker import wire
 
 SOON_S = 5.0
@@ -263,26 +264,3 @@ def test_the_memory_of_a_worker_is_looked_at_where_it_is_capped(tier: str) -> No
         with pytest.raises(WorkerGone) as gone:
             call(connection, "eat")
         assert gone.value.kind == "memory"
-
-
-def alive(pid: int) -> bool:
-    """Whether there is such a process, and it has not ended unattended."""
-    try:
-        return (Path("/proc") / str(pid) / "stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
-
-
-def test_a_package_comes_with_what_it_needs_and_shared_folders_once() -> None:
-    names = [inside.rsplit("/", 1)[-1] for _, inside in tiers.mounts(("torch",)).pairs]
-    assert {"torch", "sympy", "mpmath", "jinja2", "markupsafe"} <= set(names)
-    assert len(names) == len(set(names))
-
-
-def test_a_suites_variables_reach_the_worker(tier: str) -> None:
-    source = "import os\nclass Thing:\n    def get(self):\n        return sorted(os.environ.items())"
-    with Connection(tier, Limits(), environment={"A_LAB_NEEDS": "this"}) as connection:
-        load(connection, source)
-        found = dict(wire.decode(call(connection, "get")["ok"]))
-    assert found["A_LAB_NEEDS"] == "this"
-    assert found["HOME"] == "/tmp"

@@ -21,7 +21,7 @@ PACKAGES = ("numpy", "torch", "triton")
 REFERENCE = {"AttentionBackend": "autograder.judge.attention_cases"}
 """Contract -> the module that holds the reference of that name: the definition in float64, our kernels on a GPU."""
 
-SOURCES = ("autograder/gpu", "reference_impl/attention")
+SOURCES = ("autograder/gpu", "reference_impl/attention", "reference_impl/bench/device_clock.py")
 """What can change a verdict of this lab, beside what can of any."""
 
 DEVICES = ("cpu", "cuda")
