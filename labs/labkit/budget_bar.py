@@ -16,7 +16,7 @@ from labkit.figures import STYLE, Table
 
 CONTEXTS = tuple(2**power for power in range(9, 18))
 """Tokens that the slider offers, 512 to 131,072."""
-MOST_REQUESTS = 256
+MOST_REQUESTS = 512
 
 
 @dataclass(frozen=True)
