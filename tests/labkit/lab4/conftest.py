@@ -1,35 +1,16 @@
-"""What the tests of lab 4's notebook and checks share: its cells, from the text notebook, and the model solution.
-
-Triton reads TRITON_INTERPRET where it is imported, so without a GPU it is set around the first import and taken back:
-what other tests start must not inherit it.
-"""
+"""What the tests of lab 4's notebook and checks share: its cells, from the text notebook, and the model solution."""
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Callable
 from types import SimpleNamespace
 
 import pytest
-import torch
 
 from tests.labkit.lab4 import notebook
+from tests.triton_here import import_triton
 
-if not torch.cuda.is_available() and "triton" not in sys.modules:
-    before = os.environ.get("TRITON_INTERPRET")
-    os.environ["TRITON_INTERPRET"] = "1"
-    try:
-        import triton
-
-        triton.knobs.runtime.interpret = True
-    except ImportError:
-        # The tests that need it say so.
-        pass
-    finally:
-        del os.environ["TRITON_INTERPRET"]
-        if before is not None:
-            os.environ["TRITON_INTERPRET"] = before
+import_triton()
 
 
 @pytest.fixture(scope="session")

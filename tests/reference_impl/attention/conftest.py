@@ -1,36 +1,13 @@
-"""Triton runs these tests' kernels: on a GPU where there is one, elsewhere in its interpreter.
-
-Triton reads TRITON_INTERPRET where a kernel is defined, its own included, so it is set around the first import and
-taken back, as what other tests start must not inherit it; Triton's knob keeps it for this process alone.
-"""
+"""Triton runs these tests' kernels: on a GPU where there is one, elsewhere in its interpreter."""
 
 from __future__ import annotations
-
-import os
-import sys
 
 import pytest
 import torch
 
-if not torch.cuda.is_available() and "triton" not in sys.modules:
-    before = os.environ.get("TRITON_INTERPRET")
-    os.environ["TRITON_INTERPRET"] = "1"
-    try:
-        import triton
+from tests.triton_here import import_triton
 
-        import reference_impl.attention.cascade_decode
-        import reference_impl.attention.paged_decode
-        import reference_impl.attention.paged_prefill
-        import reference_impl.attention.store_kv  # noqa: F401
-
-        triton.knobs.runtime.interpret = True
-    except ImportError:
-        # No triton: the tests that need it say so, the others need none.
-        pass
-    finally:
-        del os.environ["TRITON_INTERPRET"]
-        if before is not None:
-            os.environ["TRITON_INTERPRET"] = before
+import_triton()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
