@@ -12,6 +12,7 @@ import select
 import signal
 import socket
 import subprocess
+import threading
 import time
 import types
 from collections.abc import Mapping, Sequence
@@ -27,7 +28,7 @@ STDERR_TAIL_BYTES = 400
 READ_BYTES = 1 << 16
 GONE_S = 10.0
 LOOK_S = 0.2
-"""How often a worker whose resident memory is capped is looked at, at least."""
+"""How often a worker whose resident memory is capped is looked at."""
 
 
 class WorkerGone(Exception):  # noqa: N818 - what happened, not a fault of the caller
@@ -86,6 +87,10 @@ class Connection:
         assert self._process.stdout is not None
         self._pipe = self._process.stdout.fileno()
         os.set_blocking(self._pipe, False)
+        self._over = False
+        self._closed = threading.Event()
+        if limits.resident_bytes > 0:
+            threading.Thread(target=self._watch, name="memory of a worker", daemon=True).start()
         self._hello(mounted, tier)
 
     def _hello(self, mounted: tiers.Mounts, tier: str) -> None:
@@ -130,7 +135,7 @@ class Connection:
             except BlockingIOError:
                 self._wait(deadline, writing=True)
             except OSError:
-                raise WorkerGone("died", self._ending()) from None
+                raise self._died() from None
 
     def _receive(self, deadline: float) -> dict[str, Any]:
         header = self._read(wire.HEADER.size, deadline)
@@ -145,9 +150,9 @@ class Connection:
             except BlockingIOError:
                 continue
             except OSError:
-                raise WorkerGone("died", self._ending()) from None
+                raise self._died() from None
             if not part:
-                raise WorkerGone("died", self._ending())
+                raise self._died()
             self._received += part
         taken = bytes(self._received[:size])
         del self._received[:size]
@@ -159,12 +164,7 @@ class Connection:
             readers: list[Any] = [] if writing else [self._socket]
             if self._pipe_open:
                 readers.append(self._pipe)
-            watched = self.limits.resident_bytes > 0
-            ready, writable, _ = select.select(
-                readers, [self._socket] if writing else [], [], min(left, LOOK_S) if watched else left
-            )
-            if watched and resident_bytes(self._process.pid) > self.limits.resident_bytes:
-                raise WorkerGone("memory")
+            ready, writable, _ = select.select(readers, [self._socket] if writing else [], [], left)
             # One read a turn, so that a worker that prints without end cannot keep this loop from its deadline.
             if self._pipe in ready:
                 self._pipe_open = self._swallow()
@@ -182,6 +182,23 @@ class Connection:
         self.printed += data[: max(0, self.limits.printed_bytes - len(self.printed))]
         return bool(data)
 
+    def _watch(self) -> None:
+        """Look at the worker's memory until it is closed, between requests too, and kill it if that is over its cap."""
+        while not self._closed.wait(LOOK_S):
+            if resident_bytes(self._process.pid) > self.limits.resident_bytes:
+                self._over = True
+                self._kill()
+                return
+
+    def _died(self) -> WorkerGone:
+        """What to raise for a worker that is no longer there."""
+        ending = self._ending()
+        return WorkerGone("memory") if self._over else WorkerGone("died", ending)
+
+    def _kill(self) -> None:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+
     def _ending(self) -> str:
         try:
             code = self._process.wait(timeout=5)
@@ -196,8 +213,8 @@ class Connection:
         who comes next.
         """
         started = tree(self._process.pid) if self._gpu else []
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._process.pid, signal.SIGKILL)
+        self._closed.set()
+        self._kill()
         self._process.kill()
         self._process.wait()
         deadline = time.monotonic() + GONE_S

@@ -264,3 +264,21 @@ def test_the_memory_of_a_worker_is_looked_at_where_it_is_capped(tier: str) -> No
         with pytest.raises(WorkerGone) as gone:
             call(connection, "eat")
         assert gone.value.kind == "memory"
+
+
+def test_memory_that_is_taken_between_requests_is_seen_too(tier: str) -> None:
+    limits = replace(Limits(), memory_bytes=-1, resident_bytes=200 << 20)
+    with Connection(tier, limits) as connection:
+        load(
+            connection,
+            "import threading, time\nheld = []\n"
+            "def eat():\n"
+            "    time.sleep(0.3)\n"
+            "    while True:\n"
+            "        held.append(bytes(range(99)) * 99999)\n"
+            "threading.Thread(target=eat, daemon=True).start()",
+        )
+        assert within_5_s(lambda: connection._process.poll() is not None)
+        with pytest.raises(WorkerGone) as gone:
+            load(connection, "pass")
+        assert gone.value.kind == "memory"
