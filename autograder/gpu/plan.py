@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from autograder.worker.tensors import ITEM_BYTES
+
 KERNELS_MAX, BUFFERS_MAX, STEPS_MAX, ARGUMENTS_MAX, DIMENSIONS_MAX = 64, 1024, 4096, 256, 8
 CUBIN_BYTES_MAX = 4 << 20
 SET_BYTES_MAX = 4 << 20
@@ -21,10 +23,7 @@ SHARED_BYTES_MAX = 232_448
 GRID_MAX = ((1 << 31) - 1, 65_535, 65_535)
 WARPS_MAX = 32
 NAME_CHARS_MAX = 4096
-DTYPE_BYTES = {
-    "float64": 8, "float32": 4, "float16": 2, "bfloat16": 2, "int64": 8, "int32": 4, "int16": 2, "int8": 1,
-    "uint8": 1, "bool": 1, "uint16": 2, "uint32": 4, "uint64": 8,
-}  # fmt: skip
+DTYPE_BYTES = {**ITEM_BYTES, "int16": 2, "int8": 1, "uint16": 2, "uint32": 4, "uint64": 8}
 INTEGER_BITS = {
     "i1": 8, "u1": 8, "i8": 8, "u8": 8, "i16": 16, "u16": 16, "i32": 32, "u32": 32, "i64": 64, "u64": 64
 }  # fmt: skip
@@ -135,11 +134,6 @@ class Plan:
     sizes_bytes: tuple[int, ...]
     steps: tuple[Step, ...]
     problems: tuple[tuple[str, str], ...]
-
-    @property
-    def launches(self) -> int:
-        """How many kernels one call launches."""
-        return sum(isinstance(step, Launch) for step in self.steps)
 
 
 def parse(data: Any, inputs_bytes: Sequence[int]) -> Plan:

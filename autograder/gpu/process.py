@@ -13,7 +13,6 @@ import contextlib
 import json
 import os
 import select
-import signal
 import struct
 import subprocess
 import sys
@@ -23,10 +22,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from autograder.worker import harden
+
 HEADER = struct.Struct("!I")
 JSON_BYTES_MAX = 32 << 20
 BLOB_BYTES_MAX = 1 << 30
-PR_SET_PDEATHSIG = 1
 END_S = 30.0
 TAIL_BYTES = 2000
 
@@ -158,10 +158,8 @@ class Replay:
 
 def main() -> None:
     """Answer requests on standard input until it closes or the GPU faults."""
-    import ctypes
-
     # With the judge ends this process: nothing goes on running on the GPU unseen.
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    harden.die_with_parent()
     answers = os.dup(1)
     # Kernels print to standard output, and may print without end.
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

@@ -14,6 +14,7 @@ from typing import Any
 from autograder.gpu.plan import PROBLEMS, Plan, PlanRefused, parse
 from autograder.gpu.stand import Stand
 from autograder.gpu.timed import FASTER_THAN_POSSIBLE, TimedCase, Timing
+from autograder.judge.functions import InPlaceFunctions
 from autograder.judge.remote import Session, TestEnded
 from autograder.judge.subject import Make
 from autograder.judge.verdicts import Verdict
@@ -78,32 +79,23 @@ class FromHere:
         torch.cuda.empty_cache()
 
 
-class PlayedFunctions:
+class PlayedFunctions(InPlaceFunctions):
     """The functions, called with torch tensors on the CPU; what a kernel wrote is copied back into them."""
 
     def __init__(
         self, source: FromWorker | FromHere, stand: Stand, names: Sequence[str], timings: Timings, seen: Seen
     ) -> None:
+        super().__init__(names)
         self._source = source
         self._stand = stand
-        self._names = frozenset(names)
         self._timings = timings
         self._seen = seen
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("_") or name not in self._names:
-            raise AttributeError(name)
-
-        def function(*args: Any) -> None:
-            self._call(name, args)
-
-        return function
 
     def _call(self, name: str, args: tuple[Any, ...]) -> None:
         """Raises: what the student's code raised while it was recorded, or TestEnded."""
         buffers, packed = tensors.pack(args)
         data = self._source.record(name, [_without_floats(buffer) for buffer in buffers], packed)
-        self._parsed(data, [len(buffer["bytes"]) for buffer in buffers])
+        self._parsed(data, _sizes(buffers))
         facts, written = self._stand.play(
             data,
             [buffer["bytes"] for buffer in buffers],
@@ -147,8 +139,7 @@ class PlayedFunctions:
         for case in cases:
             buffers, args = _call_of(case, seed)
             data = self._source.record(CONTRACT, buffers, args)
-            sizes = [b["numel"] * tensors.ITEM_BYTES[b["dtype"]] for b in buffers]
-            self._parsed(data, sizes)
+            self._parsed(data, _sizes(buffers))
             plans.append(data)
         self._source.gone()
         # The process that has the clock has played no plan before.
@@ -184,10 +175,7 @@ def rehearse(session: Session, faults: Mapping[str, str]) -> None:
     """Record one public call, before any hidden test, and note by name what makes its plan unfit to be played."""
     buffers, args = _call_of(REHEARSAL, seed=0)
     try:
-        plan = parse(
-            FromWorker(session, faults).record(CONTRACT, buffers, args),
-            [b["numel"] * tensors.ITEM_BYTES[b["dtype"]] for b in buffers],
-        )
+        plan = parse(FromWorker(session, faults).record(CONTRACT, buffers, args), _sizes(buffers))
     except (Exception, TestEnded):
         # The hidden tests will meet it again, and have words for it.
         return
@@ -204,6 +192,11 @@ def played(source: FromWorker | FromHere, stand: Stand, names: Sequence[str], se
         return PlayedFunctions(source, stand, names, timings, told)
 
     return make
+
+
+def _sizes(buffers: Sequence[dict[str, Any]]) -> list[int]:
+    """Bytes of each storage of a call."""
+    return [buffer["numel"] * tensors.ITEM_BYTES[buffer["dtype"]] for buffer in buffers]
 
 
 def _without_floats(buffer: dict[str, Any]) -> dict[str, Any]:

@@ -6,22 +6,19 @@ runner end a judge that hangs, and leaves no trace of one submission for the nex
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
-import signal
 import sys
 from pathlib import Path
 
 from autograder.course import Course
 from autograder.judge.grade import Job, grade
-
-PR_SET_PDEATHSIG = 1
+from autograder.worker import harden
 
 
 def main() -> None:
     # If the runner is killed, so is this process, and with it the sandbox: nothing goes on grading unseen.
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    harden.die_with_parent()
     request = json.load(sys.stdin)
     if os.getppid() != request["runner_pid"]:
         sys.exit("the runner is gone")

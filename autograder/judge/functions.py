@@ -8,6 +8,7 @@ for.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,14 +20,11 @@ from autograder.worker import tensors, wire
 TORCH_COMPUTED = "torch or the host worked on floating-point numbers, which is for your own kernels to do"
 
 
-class RemoteFunctions:
-    """The functions of a submission, in its worker. They keep nothing here: after a crash the next call gets a fresh
-    worker."""
+class InPlaceFunctions(ABC):
+    """Functions of a submission under their names, called with torch tensors that they write into."""
 
-    def __init__(self, session: Session, names: Sequence[str], faults: Mapping[str, str]) -> None:
-        self._session = session
+    def __init__(self, names: Sequence[str]) -> None:
         self._names = frozenset(names)
-        self._faults = faults
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_") or name not in self._names:
@@ -36,6 +34,20 @@ class RemoteFunctions:
             self._call(name, args)
 
         return function
+
+    @abstractmethod
+    def _call(self, name: str, args: tuple[Any, ...]) -> None:
+        """Call function `name`, wherever it is, and leave what it wrote in the caller's tensors."""
+
+
+class RemoteFunctions(InPlaceFunctions):
+    """The functions of a submission, in its worker. They keep nothing here: after a crash the next call gets a fresh
+    worker."""
+
+    def __init__(self, session: Session, names: Sequence[str], faults: Mapping[str, str]) -> None:
+        super().__init__(names)
+        self._session = session
+        self._faults = faults
 
     def _call(self, name: str, args: tuple[Any, ...]) -> None:
         """Raises: what the student's code raised, or TestEnded; the caller's tensors are as before then."""

@@ -223,12 +223,6 @@ def writes_beside(source: Tensor, target: Tensor) -> None:
     _write_far[(1,)](target, target.numel())
 
 
-def writes_into_the_blue(source: Tensor, target: Tensor) -> None:
-    one_kernel(source, target)
-    if target.numel() == 1000:
-        _write_far[(1,)](target, 0 * target.numel())
-
-
 def never_ends(source: Tensor, target: Tensor) -> None:
     one_kernel(source, target)
     target[0:1].fill_(12345.0)
