@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from autograder.gpu.plan import PROBLEMS, Plan, PlanRefused, parse
@@ -144,7 +145,11 @@ class PlayedFunctions(InPlaceFunctions):
         self._source.gone()
         # The process that has the clock has played no plan before.
         self._stand.renew()
-        timings = [self._one(plan, case, seed) for plan, case in zip(plans, cases, strict=True)]
+        beside_us = [self._stand.textbook_us(case, self._source.left_s()) for case in cases]
+        timings = [
+            replace(self._one(plan, case, seed), textbook_us=us)
+            for plan, case, us in zip(plans, cases, beside_us, strict=True)
+        ]
         self._seen += zip(names_of(cases), timings, strict=True)
         return timings
 

@@ -79,6 +79,8 @@ class Timing:
     read_bytes_per_s: float
     wrong: str
     """Why the outputs that were timed are not the answer; "" if they are."""
+    textbook_us: float | None = None
+    """A textbook's kernel on a case of the same lengths, for the eye; None if it was not timed."""
 
     @property
     def reference_us(self) -> float:
@@ -94,6 +96,12 @@ class Timing:
     def reference_share(self) -> float:
         """The reference's, beside it."""
         return self.kv_bytes / (self.reference_us * 1e-6) / self.read_bytes_per_s
+
+    @property
+    def textbook_share(self) -> float | None:
+        """The textbook's, if it was timed."""
+        us = self.textbook_us
+        return None if us is None else self.kv_bytes / (us * 1e-6) / self.read_bytes_per_s
 
     @property
     def drift(self) -> float:

@@ -193,9 +193,9 @@ def _timing_results(group: str, seen: Seen) -> list[TimingResult]:
     """What a student reads of the clock. Rounded, since a time and its share together tell how much was read."""
     found = []
     for case, timing in seen:
-        student_us, reference_us = (float(f"{us:.3g}") for us in (timing.student_us, timing.reference_us))
-        share, reference_share = (float(f"{part:.3g}") for part in (timing.share, timing.reference_share))
-        found.append(TimingResult(group, case, student_us, reference_us, share, reference_share))
+        times = (timing.student_us, timing.reference_us, timing.share, timing.reference_share)
+        textbook = [None if t is None else float(f"{t:.3g}") for t in (timing.textbook_us, timing.textbook_share)]
+        found.append(TimingResult(group, case, *(float(f"{time:.3g}") for time in times), *textbook))
     return found
 
 

@@ -87,6 +87,9 @@ class TimingResult:
     reference_us: float
     share: float
     reference_share: float
+    textbook_us: float | None = None
+    """Of a textbook's kernel on such a case, one program for a sequence and head; None where it was not timed."""
+    textbook_share: float | None = None
 
 
 @dataclass(frozen=True)

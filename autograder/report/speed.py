@@ -10,11 +10,12 @@ from collections.abc import Sequence
 
 from autograder.judge.verdicts import TimingResult
 from autograder.report.page import escape
-from autograder.report.text import mean_shares, percent_text
+from autograder.report.text import mean_shares_text, percent_text
 
 WHAT = (
     "How fast your kernel reads keys and values, as a share of the read ceiling: the most that this GPU reads, "
-    "measured in the same run. A full bar is the ceiling. Times are those of one call."
+    "measured in the same run. A full bar is the ceiling. Times are those of one call. A textbook's kernel has one "
+    "program for each sequence and KV head, and no split."
 )
 
 
@@ -23,20 +24,19 @@ def speed_figure(timings: Sequence[TimingResult]) -> str:
     if not timings:
         return ""
     cases = "".join(_case(timing) for timing in timings)
-    mine, reference = mean_shares(timings)
-    together = (
-        f"<p>All of them together, as a geometric mean: yours {percent_text(mine)}, "
-        f"the reference {percent_text(reference)}.</p>\n"
-    )
+    together = f"<p>All of them together, as a geometric mean: {mean_shares_text(timings)}.</p>\n"
     return f'<figure class="speed">\n<figcaption>{WHAT}</figcaption>\n{cases}{together}</figure>\n'
 
 
 def _case(timing: TimingResult) -> str:
     mine = _row("yours", timing.share, f", {_time_text(timing.student_us)}", "bar")
+    textbook = ""
+    if timing.textbook_us is not None and timing.textbook_share is not None:
+        textbook = _row("a textbook's kernel", timing.textbook_share, f", {_time_text(timing.textbook_us)}", "other")
     reference = _row("the reference", timing.reference_share, f", {_time_text(timing.reference_us)}", "other")
     ceiling = _row("the read ceiling", 1.0, "", "ceiling")
     name = timing.case[:1].upper() + timing.case[1:]
-    return f"<p>{escape(name)}</p>\n<ul>\n{mine}{reference}{ceiling}</ul>\n"
+    return f"<p>{escape(name)}</p>\n<ul>\n{mine}{textbook}{reference}{ceiling}</ul>\n"
 
 
 def _row(who: str, share: float, time: str, style: str) -> str:

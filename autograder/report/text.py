@@ -19,7 +19,7 @@ __all__ = [
     "group_text",
     "heading_text",
     "line_of",
-    "mean_shares",
+    "mean_shares_text",
     "percent_text",
     "points_text",
     "report_text",
@@ -65,10 +65,15 @@ def percent_text(share: float) -> str:
     return f"{100 * share:.1f} %"
 
 
-def mean_shares(timings: Sequence[TimingResult]) -> tuple[float, float]:
-    """The student's share of the read ceiling over all of `timings`, at least one, and the reference's: geometric
-    means, as the bands ask for."""
-    return geometric_mean(t.share for t in timings), geometric_mean(t.reference_share for t in timings)
+def mean_shares_text(timings: Sequence[TimingResult]) -> str:
+    """Whose share of the read ceiling is which over all of `timings`, at least one: geometric means, as the bands ask
+    for. The textbook's only if it was timed in all of them."""
+    parts = [f"yours {percent_text(geometric_mean(t.share for t in timings))}"]
+    textbook = [t.textbook_share for t in timings if t.textbook_share is not None]
+    if len(textbook) == len(timings):
+        parts.append(f"a textbook's kernel {percent_text(geometric_mean(textbook))}")
+    parts.append(f"the reference {percent_text(geometric_mean(t.reference_share for t in timings))}")
+    return ", ".join(parts)
 
 
 def title_of(test: TestResult) -> str:
@@ -90,8 +95,7 @@ def group_text(group: GroupResult, timings: Sequence[TimingResult] = ()) -> str:
         lines.append(("  [x] " if test.verdict is Verdict.PASS else "  [ ] ") + line_of(test))
     timed = [timing for timing in timings if timing.group == group.id]
     if timed:
-        mine, reference = mean_shares(timed)
-        lines.append(f"Share of the read ceiling: yours {percent_text(mine)}, the reference {percent_text(reference)}.")
+        lines.append(f"Share of the read ceiling: {mean_shares_text(timed)}.")
     if group.counterexample:
         lines += ["An example that you can try yourself:", *_indented(group.counterexample)]
     return clean("\n".join(lines)) + "\n"

@@ -40,7 +40,10 @@ def subject(seen: Seen, wrong: str = "", drift: float = 0.0, read_bytes_per_s: f
         told = wrong if case == CASES[-1] else ""
         return Timing(sum(case.lengths), 10.0, 10.0 * (1 + drift), case.kv_bytes, read_bytes_per_s, told)
 
-    stand = cast(Stand, SimpleNamespace(time=time, renew=lambda: None))
+    def textbook_us(case: TimedCase, at_most_s: float) -> float | None:
+        return None if case == CASES[0] else 2.0 * sum(case.lengths)
+
+    stand = cast(Stand, SimpleNamespace(time=time, textbook_us=textbook_us, renew=lambda: None))
     return played(cast(FromHere, Source()), stand, ("paged_attention",), seen)()
 
 
@@ -54,6 +57,26 @@ def test_each_case_is_told_once_in_the_order_of_time() -> None:
         ("unequal lengths, batch 2 of 3", 782),
         ("equal lengths, batch 3 of 3", 9),
     ]
+
+
+def test_a_textbooks_time_stands_beside_where_there_is_one() -> None:
+    seen: Seen = []
+    subject(seen).timed(CASES, 7)
+    assert [timing.textbook_us for _, timing in seen] == [None, 1564.0, 18.0]
+    shares = [(timing.share, timing.textbook_share) for _, timing in seen]
+    assert shares[0][1] is None
+    # Twice as long is half the share.
+    assert all(textbook == pytest.approx(share / 2) for share, textbook in shares[1:])
+
+
+def test_a_textbook_that_fails_costs_nobody_anything(monkeypatch: pytest.MonkeyPatch) -> None:
+    stand = object.__new__(Stand)
+
+    def gone(*_: Any, **__: Any) -> Any:
+        raise TestEnded(Verdict.GPU_FAULT, "a fault of ours")
+
+    monkeypatch.setattr(stand, "_request", gone)
+    assert stand.textbook_us(CASES[0]) is None
 
 
 def test_nothing_is_told_of_cases_of_which_one_is_wrong() -> None:

@@ -150,6 +150,31 @@ class TestSpeed:
             assert "the read ceiling: 100.0 %" in case
         assert "geometric mean: yours 40.0 %, the reference 90.0 %" in second
 
+    def test_a_textbooks_kernel_stands_between_the_student_and_the_reference(self) -> None:
+        whole = timed(0.8, 0.2)
+        shares = zip(whole.timings, (0.4, 0.1), strict=True)
+        first, second = (replace(t, textbook_us=262.0, textbook_share=share) for t, share in shares)
+        page = feedback_page(Feedback("ada", "lab", replace(whole, timings=(first, second))))
+        rows = page.split("<p>Unequal lengths, batch 1 of 2</p>")[1].split("</ul>")[0].split("<li>")[1:]
+        assert [row.split(":")[0].removeprefix("<span>") for row in rows] == [
+            "yours", "a textbook's kernel", "the reference", "the read ceiling",
+        ]  # fmt: skip
+        assert "40.0 %, 262 \u00b5s" in rows[1]
+        assert '<rect class="other" width="40.0%"' in rows[1]
+        assert "geometric mean: yours 40.0 %, a textbook's kernel 20.0 %, the reference 90.0 %" in page
+        # Timed in one of two cases it has no mean.
+        page = feedback_page(Feedback("ada", "lab", replace(whole, timings=(first, whole.timings[1]))))
+        assert "geometric mean: yours 40.0 %, the reference 90.0 %" in page
+
+    def test_a_result_keeps_the_textbooks_time_and_one_from_before_has_none(self) -> None:
+        whole = timed(0.8)
+        told = replace(whole, timings=(replace(whole.timings[0], textbook_us=262.0, textbook_share=0.4),))
+        assert SubmissionResult.from_json(told.to_json()) == told
+        older = whole.to_json()
+        for timing in older["timings"]:
+            del timing["textbook_us"], timing["textbook_share"]
+        assert SubmissionResult.from_json(older) == whole
+
     def test_nothing_of_speed_is_shown_where_nothing_was_timed(self) -> None:
         page = feedback_page(Feedback("ada", "lab", timed(0.8)))
         tables, growth = page.split("<h2>All about growth</h2>")
