@@ -71,6 +71,7 @@ def test_the_lab_page_says_how_to_unpack_and_install_its_own_archive(name: str) 
         ("arithmetic", "fit_tokens"),
         ("paradox", "no_free"),
         ("paging", "tail16"),
+        ("sharing", "fit_gain"),
         ("measured", "job_rate"),
     ],
 )
