@@ -68,6 +68,7 @@ def test_the_lab_page_says_how_to_unpack_and_install_its_own_archive(name: str) 
     [
         ("rectangles", "share16"),
         ("sides", "rounding"),
+        ("packing", "over_time"),
         ("arithmetic", "fit_tokens"),
         ("paradox", "no_free"),
         ("paging", "tail16"),
