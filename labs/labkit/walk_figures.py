@@ -138,7 +138,7 @@ def _bars(steps: Sequence[Step], now: int, block_size: int) -> str:
 
 def _kept(states: Sequence[tuple[str, State, float | None]]) -> str:
     """The states as lines of a sum, each with the factor that it enters with."""
-    columns = (2, 96, 150, 208, 314)
+    columns = (2, 84, 134, 188, 322)
     shapes = [label(x, 186, name, 11.5, weight=700) for x, name in zip(columns[1:4], ("m", "l", "o"), strict=True)]
     if len(states) > 1:
         shapes.append(label(columns[4], 186, "times", 11.5, weight=700))
