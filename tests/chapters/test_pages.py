@@ -70,9 +70,11 @@ def test_the_lab_page_says_how_to_unpack_and_install_its_own_archive(name: str) 
         ("sides", "rounding"),
         ("packing", "over_time"),
         ("arithmetic", "fit_tokens"),
+        ("contiguous", "one_copied"),
         ("paradox", "no_free"),
         ("paging", "tail16"),
         ("sharing", "fit_gain"),
+        ("attention", "seen32"),
         ("measured", "job_rate"),
     ],
 )
