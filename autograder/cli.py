@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from autograder.course import Course
 from autograder.gradebook.judging import RUNNERS, judge
 from autograder.judge.verdicts import SubmissionResult
-from autograder.runners.devices import DEVICES, choose, here
+from autograder.runners.devices import DEVICES, choose
 from autograder.sandbox.tiers import INSTALL_HINT, TIERS, NoSandbox
 
 if TYPE_CHECKING:
@@ -97,7 +97,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     redteam.add_argument("--device", choices=DEVICES, default="auto", help="auto takes every device that is here")
     redteam.add_argument("--sandbox", choices=("auto", *TIERS), default="auto")
-    redteam.add_argument("--json", type=Path, metavar="OUT", help="write every trial as JSON")
+    redteam.add_argument("--jobs", type=int, help="graded at once (default: one on a GPU, else one a core)")
+    redteam.add_argument("--json", type=Path, metavar="OUT", help="write every trial as JSON, with all verdicts")
+    redteam.add_argument("--resume", action="store_true", help="leave out what is in OUT already, of the same suite")
+    redteam.add_argument(
+        "--compare", nargs=2, type=Path, metavar="JSON", help="grade nothing: tell the verdicts of two such files apart"
+    )
     redteam.set_defaults(run=_redteam)
 
     where = commands.add_parser("where", help="where the built things are")
@@ -292,48 +297,9 @@ def _sample(course: Course, args: argparse.Namespace) -> int:
 
 
 def _redteam(course: Course, args: argparse.Namespace) -> int:
-    from autograder import redteam
+    from autograder.redteam_command import redteam
 
-    labs = [lab for lab in course.labs() if args.lab in (None, lab.id)]
-    told = {lab.id: redteam.corpus_of(course, lab.id) for lab in labs}
-    wanted = {path.resolve() for path in args.files}
-    if stray := wanted - {each.path.resolve() for found in told.values() for each in found}:
-        raise UserError(f"{min(stray)} is no submission of tests/submissions/ to {args.lab or 'any lab'}")
-    trials: list[redteam.Trial] = []
-    for lab in labs:
-        chosen = [each for each in told[lab.id] if not wanted or each.path.resolve() in wanted]
-        ordered = redteam.in_order([each for each in chosen if not args.kind or each.kind in args.kind])
-        for device in [d for d in here() if d in lab.devices] if args.device == "auto" else [args.device]:
-            if ordered:
-                trials += redteam.run(course, lab, choose(lab, device), ordered, args.sandbox, _print_trial)
-    if not trials:
-        raise UserError("nothing of tests/submissions/ is meant by these arguments")
-    if args.json:
-        args.json.write_text(json.dumps([trial.to_json() for trial in trials], indent=1) + "\n", encoding="utf-8")
-    return _told_of_trials(trials)
-
-
-def _print_trial(trial: Any) -> None:
-    ended = f"FAULT {'; '.join(trial.faults)}" if trial.faults else "held"
-    about = f" [{', '.join(trial.catalogue)}] {trial.about}" if trial.kind == "hostile" else ""
-    print(
-        f"{trial.lab[:4]} {trial.device:4} {trial.kind:7} {trial.name:38} {trial.result.score:6.2f} "
-        f"{trial.result.seconds:6.1f} s  {ended}{about}",
-        flush=True,
-    )
-
-
-def _told_of_trials(trials: Sequence[Any]) -> int:
-    kinds = {kind: [t for t in trials if t.kind == kind] for kind in ("correct", "hostile", "wrong")}
-    ids = sorted({number for trial in trials for number in trial.catalogue})
-    seconds = sorted(trial.result.seconds for trial in trials)
-    faulty = [trial for trial in trials if trial.faults]
-    print(
-        f"{len(kinds['hostile'])} attacks ({len(ids)} numbers of the catalogue: {' '.join(ids)}), "
-        f"{len(kinds['correct'])} honest designs, {len(kinds['wrong'])} misconceptions; "
-        f"median {seconds[len(seconds) // 2]:.1f} s; {len(faulty)} did not hold"
-    )
-    return 1 if faulty else 0
+    return redteam(course, args)
 
 
 def _doctor(course: Course, args: argparse.Namespace) -> int:

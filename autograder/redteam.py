@@ -3,7 +3,7 @@
 Owns: what counts as a gain, a leak, a harm or a delay, and the table. The submissions and what each says of itself
 stand in `tests/submissions/` and are read by `tests/corpus.py`; they are graded by the runner like anybody's. Honest
 work is graded first, in the middle and last, so that a grader which gives nothing to anybody, or which an attack has
-damaged for those behind it, fails here too.
+damaged for those behind it, fails here too. Two records of this are compared by `redteam_apart.py`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -21,6 +21,8 @@ from autograder.judge.suite import HiddenTest, hidden_tests
 from autograder.judge.verdicts import SubmissionResult, Verdict
 from autograder.runners.local import JUDGE_GRACE_S, default_slots, grade_files
 
+GAINED, LOST, HARMED = "gained", "honest, and lost", "a file of the course changed"
+"""How the faults of these kinds begin."""
 MARK = "SMUGGLED"
 """What attacks write where hidden values would stand if they could carry them out."""
 
@@ -39,19 +41,24 @@ class Trial:
     faults: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """As plain data, with the points of each group."""
-        points = {group.id: group.points for group in self.result.groups}
-        ended = {
-            test.name: test.verdict.value
-            for group in self.result.groups
-            for test in group.tests
-            if test.verdict is not Verdict.PASS and test.counts
-        }
+        """As plain data: the result as `course grade` has it, and what is known of the submission."""
         return {
-            "lab": self.lab, "device": self.device, "kind": self.kind, "name": self.name, "about": self.about,
-            "catalogue": list(self.catalogue), "status": self.result.status, "score": self.result.score,
-            "seconds": self.result.seconds, "points": points, "not_passed": ended, "faults": list(self.faults),
+            **self.result.to_json(),
+            "kind": self.kind, "name": self.name, "about": self.about, "catalogue": list(self.catalogue),
+            "faults": list(self.faults),
         }  # fmt: skip
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Trial:
+        """The inverse of `to_json`."""
+        result = SubmissionResult.from_json(data)
+        lists = tuple(data["catalogue"]), result, tuple(data["faults"])
+        return cls(data["lab"], data["device"], data["kind"], data["name"], data["about"], *lists)
+
+    @property
+    def gained(self) -> bool:
+        """Whether it was paid for what it must not be paid for."""
+        return any(fault.startswith(GAINED) for fault in self.faults)
 
 
 @dataclass(frozen=True)
@@ -79,31 +86,93 @@ def corpus_of(course: Course, lab: str) -> list[Told]:
 
 
 def run(
-    course: Course, lab: Lab, device: str, told: Sequence[Told], sandbox: str, say: Callable[[Trial], None]
+    course: Course,
+    lab: Lab,
+    device: str,
+    told: Sequence[Told],
+    sandbox: str,
+    say: Callable[[Trial], None],
+    jobs: int | None = None,
 ) -> list[Trial]:
-    """Grade them in order on `device`, on a CPU as many at once as it has cores; each is said when it ended.
+    """Grade them, `jobs` at once: if not said, one on a GPU, and on a CPU as many as it has cores.
 
-    Nothing is taken from the course's journal or left there. Raises: as `runners.local.grade_files`.
+    They are said, and come back, in the order of `waves`, whoever ends first; whom the others may have kept from a
+    grade is graded again alone, and said behind its wave. Nothing is taken from the course's journal or left there.
+    Raises: as `runners.local.grade_files`.
     """
-    together = 1 if device == "cuda" else default_slots()
-    before = files_of(course)
-    trials = []
-    with TemporaryDirectory() as folder:
-        journal = Path(folder) / "journal.sqlite"
-        for start in range(0, len(told), together):
-            batch = told[start : start + together]
-            paths = [each.path for each in batch]
-            results = grade_files(course, lab.id, paths, sandbox=sandbox, device=device, journal=journal)
-            after = files_of(course)
-            changed = sorted(name for name in {*after, *before} if after.get(name) != before.get(name))
-            harm = (f"a file of the course changed: {', '.join(changed[:3])}",) if changed else ()
-            before = after
-            for each, result in zip(batch, results, strict=True):
-                faults = (*_faults(each, result, lab, device), *harm)
-                about, ids = each.about, each.catalogue
-                trials.append(Trial(lab.id, device, each.kind, each.path.stem, about, ids, result, faults))
-                say(trials[-1])
+    jobs = jobs or (1 if device == "cuda" else default_slots())
+    watch = _Watch(course)
+    trials: list[Trial] = []
+
+    def grade(these: Sequence[Told], at_once: int, ended: Callable[[Trial], None]) -> None:
+        by_path = {str(each.path): each for each in these}
+
+        def tried(result: SubmissionResult) -> None:
+            each = by_path[result.submission]
+            faults = (*_faults(each, result, lab, device), *watch.harm())
+            about = (each.kind, each.path.stem, each.about, each.catalogue)
+            ended(Trial(lab.id, device, *about, result, faults))
+
+        with TemporaryDirectory() as folder:
+            grade_files(
+                course, lab.id, [each.path for each in these], sandbox=sandbox, device=device, slots=at_once,
+                gpu_slots=at_once, progress=tried, journal=Path(folder) / "journal.sqlite",
+            )  # fmt: skip
+
+    for wave in waves(told, device, jobs):
+        found: dict[str, Trial] = {}
+        ahead = [each.path.stem for each in wave]
+
+        def ended(trial: Trial, found: dict[str, Trial] = found, ahead: list[str] = ahead) -> None:
+            found[trial.name] = trial
+            while ahead and ahead[0] in found:
+                first = found[ahead.pop(0)]
+                if not _disturbed(first, jobs):
+                    say(first)
+
+        def again(trial: Trial, found: dict[str, Trial] = found) -> None:
+            harm = (fault for fault in found[trial.name].faults if fault.startswith(HARMED))
+            found[trial.name] = replace(trial, faults=(*harm, *trial.faults))
+            say(found[trial.name])
+
+        grade(wave, jobs, ended)
+        for each in wave:
+            if _disturbed(found[each.path.stem], jobs):
+                grade([each], 1, again)
+        trials += (found[each.path.stem] for each in wave)
     return trials
+
+
+def waves(told: Sequence[Told], device: str, jobs: int) -> list[list[Told]]:
+    """Who may be graded at the same time. On a GPU that several share, attacks are among themselves, as they may take
+    all of its memory; half of the honest are graded before them, half behind."""
+    if device != "cuda" or jobs == 1:
+        return [list(told)] if told else []
+    honest = [each for each in told if each.kind == "correct"]
+    before = [each for each in told if each.kind == "wrong" or each in honest[::2]]
+    found = [before, [each for each in told if each.kind == "hostile"], honest[1::2]]
+    return [wave for wave in found if wave]
+
+
+def _disturbed(trial: Trial, jobs: int) -> bool:
+    """Whether neighbours may have had a hand in it, and nothing is hidden if it is graded again."""
+    lost = trial.kind == "correct" and any(fault.startswith(LOST) for fault in trial.faults)
+    return jobs > 1 and (trial.result.status == "infra" or (lost and trial.device == "cuda"))
+
+
+class _Watch:
+    """The course's files, looked at from time to time."""
+
+    def __init__(self, course: Course) -> None:
+        self._course = course
+        self._before = files_of(course)
+
+    def harm(self) -> tuple[str, ...]:
+        """What changed since the last look, in words for the instructor; nothing if nothing did."""
+        after, before = files_of(self._course), self._before
+        self._before = after
+        changed = sorted(name for name in {*after, *before} if after.get(name) != before.get(name))
+        return (f"{HARMED}: {', '.join(changed[:3])}",) if changed else ()
 
 
 def _faults(told: Told, result: SubmissionResult, lab: Lab, device: str) -> Iterator[str]:
@@ -121,7 +190,7 @@ def _faults(told: Told, result: SubmissionResult, lab: Lab, device: str) -> Iter
         timed = {test.name for test in _timed(lab)}
         lost = [n for (_, n), t in verdicts.items() if t.counts and t.verdict is not Verdict.PASS and n not in timed]
         if lost:
-            yield f"honest, and lost {', '.join(lost[:3])}"
+            yield f"{LOST} {', '.join(lost[:3])}"
     if told.kind == "wrong":
         groups = {(module, name): group for module, group, name in _where(lab)}
         named = {pair: verdicts[groups[pair], pair[1]] for pair in told.killed_by}
@@ -144,10 +213,10 @@ def _where(lab: Lab) -> Iterator[tuple[str, str, str]]:
 
 def _gains(told: Told, result: SubmissionResult) -> Iterator[str]:
     if not told.honest_groups and result.score > 0:
-        yield f"gained {result.score:g} points"
+        yield f"{GAINED} {result.score:g} points"
     for group in result.groups:
         if told.honest_groups and group.id not in told.honest_groups and group.points >= group.max_points:
-            yield f"gained all of {group.id}"
+            yield f"{GAINED} all of {group.id}"
 
 
 def files_of(course: Course) -> dict[str, str]:

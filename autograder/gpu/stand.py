@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from autograder.gpu.process import Replay, ReplayGone, encoded
 from autograder.gpu.timed import TimedCase, Timing
+from autograder.gpu.turns import Turns
 from autograder.judge.remote import TestEnded
 from autograder.judge.verdicts import Verdict
 from autograder.sandbox.launch import StartFailed
@@ -26,8 +28,12 @@ NOT_WELL = "the GPU does not work as it should, with nothing of a submission on 
 class Stand:
     """Plays and times plans. Close it, or use it as a context manager."""
 
-    def __init__(self) -> None:
-        """Starts the process and does not wait for it; `prove` does. Raises: StartFailed."""
+    def __init__(self, turns: Turns | None = None) -> None:
+        """Starts the process and does not wait for it; `prove` does. With `turns` it shares the GPU with other judges.
+
+        Raises: StartFailed.
+        """
+        self.turns = turns
         try:
             self._replay: Replay | None = Replay()
         except OSError as error:
@@ -56,7 +62,8 @@ class Stand:
 
     def _canary(self) -> None:
         assert self._replay is not None
-        facts, _ = self._replay.request(START_S, op="canary")
+        with self.together():
+            facts, _ = self._replay.request(START_S, op="canary")
         if not facts["well"]:
             self.close()
             raise ReplayGone("fault", "the canary gives a wrong product, or memory is short")
@@ -65,31 +72,42 @@ class Stand:
         self, plan: Any, blobs: Sequence[bytes], dtypes: Sequence[str], at_most_s: float = PLAY_S
     ) -> tuple[dict[str, Any], list[bytes]]:
         """A plan on the storages in `blobs` (answers.py). Raises: TestEnded if that went wrong on the GPU."""
-        return self._request(min(PLAY_S, at_most_s), blobs, op="play", plan=encoded(plan), dtypes=list(dtypes))
+        told = {"plan": encoded(plan), "dtypes": list(dtypes)}
+        return self._request(self.together(), min(PLAY_S, at_most_s), blobs, op="play", **told)
 
     def time(self, plan: Any, case: TimedCase, tables_seed: int, at_most_s: float = TIME_S) -> Timing:
         """A plan timed on a case (clock.py). Raises: TestEnded if that went wrong on the GPU."""
-        reply, _ = self._request(
-            min(TIME_S, at_most_s), (), op="time", plan=encoded(plan), case=case.to_json(), tables_seed=tables_seed
-        )
+        told = {"plan": encoded(plan), "case": case.to_json(), "tables_seed": tables_seed}
+        reply, _ = self._request(self._alone(), min(TIME_S, at_most_s), (), op="time", **told)
         return Timing(**reply)
 
     def textbook_us(self, case: TimedCase, at_most_s: float = TIME_S) -> float | None:
         """A textbook's kernel on a case (textbook.py); None if there is no time. To be asked before any play."""
         try:
-            reply, _ = self._request(min(TIME_S, at_most_s), (), op="textbook", case=case.to_json())
+            deadline_s = min(TIME_S, at_most_s)
+            reply, _ = self._request(self._alone(), deadline_s, (), op="textbook", case=case.to_json())
         except TestEnded:
             # No kernel but ours has run: nobody loses anything but a bar in a figure.
             return None
         found: float | None = reply["us"]
         return found
 
-    def _request(self, deadline_s: float, blobs: Sequence[bytes], **message: Any) -> tuple[dict[str, Any], list[bytes]]:
+    def together(self) -> AbstractContextManager[None]:
+        """A turn on the GPU beside other judges'."""
+        return nullcontext() if self.turns is None else self.turns.together()
+
+    def _alone(self) -> AbstractContextManager[None]:
+        return nullcontext() if self.turns is None else self.turns.alone()
+
+    def _request(
+        self, turn: AbstractContextManager[None], deadline_s: float, blobs: Sequence[bytes], **message: Any
+    ) -> tuple[dict[str, Any], list[bytes]]:
         if self._replay is None:
             self._recover()
         assert self._replay is not None
         try:
-            reply, found = self._replay.request(deadline_s, blobs, **message)
+            with turn:
+                reply, found = self._replay.request(deadline_s, blobs, **message)
         except ReplayGone as gone:
             self._replay = None
             raise _ended(gone, deadline_s) from None

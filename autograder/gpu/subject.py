@@ -8,7 +8,8 @@ call (block tables, lengths, slots) do cross, so that the host may do its bookke
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -27,13 +28,16 @@ TRIES = 3
 CONTRACT = "paged_attention"
 REHEARSAL = TimedCase((5, 40), 4, 2, 64, 16, "float16")
 
+Turn = Callable[[], AbstractContextManager[None]]
+
 
 class FromWorker:
-    """Plans from the worker of a session."""
+    """Plans from the worker of a session, which takes a `turn` on the GPU for each."""
 
-    def __init__(self, session: Session, faults: Mapping[str, str]) -> None:
+    def __init__(self, session: Session, faults: Mapping[str, str], turn: Turn = nullcontext) -> None:
         self._session = session
         self._faults = faults
+        self._turn = turn
 
     def record(self, name: str, buffers: list[dict[str, Any]], args: list[dict[str, Any]]) -> Any:
         """The plan of a call whose buffers have no bytes where floats belong.
@@ -43,8 +47,9 @@ class FromWorker:
         if name in self._faults:
             raise TestEnded(Verdict.MISSING, self._faults[name])
         sent = [{**b, "bytes": None if b["bytes"] is None else wire.encode(b["bytes"])} for b in buffers]
-        self._session.worker()
-        return self._session.ask(self._session.generation, op="record", name=name, buffers=sent, args=args)
+        with self._turn():
+            self._session.worker()
+            return self._session.ask(self._session.generation, op="record", name=name, buffers=sent, args=args)
 
     def left_s(self) -> float:
         """Seconds left for this submission. Raises: TestEnded if there are none."""
@@ -176,11 +181,11 @@ def names_of(cases: Sequence[TimedCase]) -> list[str]:
     return [f"{kind} lengths, batch {number} of {len(kinds)}" for number, kind in enumerate(kinds, 1)]
 
 
-def rehearse(session: Session, faults: Mapping[str, str]) -> None:
+def rehearse(session: Session, source: FromWorker) -> None:
     """Record one public call, before any hidden test, and note by name what makes its plan unfit to be played."""
     buffers, args = _call_of(REHEARSAL, seed=0)
     try:
-        plan = parse(FromWorker(session, faults).record(CONTRACT, buffers, args), _sizes(buffers))
+        plan = parse(source.record(CONTRACT, buffers, args), _sizes(buffers))
     except (Exception, TestEnded):
         # The hidden tests will meet it again, and have words for it.
         return

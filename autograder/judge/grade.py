@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from autograder.course import Course, Lab, seed_id
+from autograder.gpu.turns import Turns
 from autograder.intake import Rejected, take
 from autograder.judge.functions import rehearse, remote_functions
 from autograder.judge.remote import Plan, Session, TestEnded, remote
@@ -87,13 +88,15 @@ def grade(course: Course, job: Job, limits: Limits | None = None) -> SubmissionR
         packages, environment = tuple(lab.suite.PACKAGES), lab.environment(job.device)
         gpu = job.device == "cuda"
         session = Session(Plan(submission.cells, job.tier, limits, packages, environment, gpu=gpu))
+        turns = Turns(course.state, session.pardon)
         try:
-            groups, timings = _judge(lab, tests, session, job)
+            groups, timings = _judge(lab, tests, session, job, turns)
         finally:
             session.close()
     except (StartFailed, SuiteBroken) as fault:
         return job.result("infra", time.monotonic() - start, flags=(f"INFRA: {fault}",))
-    return job.result("graded", time.monotonic() - start, groups, (*submission.flags, *session.flags), timings)
+    seconds = time.monotonic() - start - turns.waited_s
+    return job.result("graded", seconds, groups, (*submission.flags, *session.flags), timings)
 
 
 def _all(lab: Lab, tests: list[HiddenTest], verdict: Verdict, message: str) -> tuple[GroupResult, ...]:
@@ -106,11 +109,11 @@ def _all(lab: Lab, tests: list[HiddenTest], verdict: Verdict, message: str) -> t
     return tuple(groups)
 
 
-def _judge(lab: Lab, tests: list[HiddenTest], session: Session, job: Job) -> Judged:
+def _judge(lab: Lab, tests: list[HiddenTest], session: Session, job: Job, turns: Turns) -> Judged:
     (name, methods), *_ = lab.suite.PROVIDES.items()
     with ExitStack() as held:
         # It takes seconds to start, and so does the worker.
-        stand = held.enter_context(_stand()) if job.device == "cuda" else None
+        stand = held.enter_context(_stand(turns)) if job.device == "cuda" else None
         try:
             faults = _contract_faults(session, lab.kind, name, methods)
         except TestEnded as ended:
@@ -138,11 +141,11 @@ def _by_wire(lab: Lab, name: str, session: Session, faults: Mapping[str, str]) -
     return remote_functions(session, methods, {**faults, **idle})
 
 
-def _stand() -> Stand:
+def _stand(turns: Turns) -> Stand:
     """Where plans are played. Torch and Triton stay out of a judge that needs no GPU."""
     from autograder.gpu.stand import Stand
 
-    return Stand()
+    return Stand(turns)
 
 
 def _on_the_gpu(
@@ -156,9 +159,10 @@ def _on_the_gpu(
     from autograder.gpu.subject import rehearse as rehearse_on_the_gpu
 
     stand.prove(session.fresh)
-    rehearse_on_the_gpu(session, faults)
+    source = FromWorker(session, faults, stand.together)
+    rehearse_on_the_gpu(session, source)
     methods = lab.suite.PROVIDES[name]
-    make = played(FromWorker(session, faults), stand, methods, seen)
+    make = played(source, stand, methods, seen)
     return make, played(FromHere(lab.reference(name)), stand, methods)
 
 

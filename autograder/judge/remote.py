@@ -199,6 +199,10 @@ class Session:
         self._check_budget()
         return self._ends_at - time.monotonic()
 
+    def pardon(self, seconds: float) -> None:
+        """Add to the budget what was spent on waiting for others."""
+        self._ends_at += seconds
+
     def _check_budget(self) -> None:
         if time.monotonic() > self._ends_at:
             self._lose()

@@ -1,8 +1,9 @@
 """The hidden tests of a lab, as plain functions.
 
-Owns: finding them (`tests/hidden/<lab>/test_<name>.py`, each naming its GROUP, its DEVICE if there is but one, and
-TIMED if it asks for speed) and running one, from call to verdict. The same files are collected by pytest, which runs
-them on the reference; here pytest is not involved, and nothing of the student's is near. Knows nothing of points.
+Owns: finding them (`tests/hidden/<lab>/test_<name>.py`, each naming its GROUP, its DEVICE and WHY if there is but
+one, and TIMED if it asks for speed) and running one, from call to verdict. The same files are collected by pytest,
+which runs them on the reference; here pytest is not involved, and nothing of the student's is near. Knows nothing of
+points.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ class HiddenTest:
     run: Callable[..., None]
     device: str = ""
     """The one device that it runs on, "cuda" say; empty if it runs anywhere."""
+    why: str = ""
+    """What it needs that device for, in words that may follow a colon."""
     timed: bool = False
     """Whether it asks for speed alone: the answers are other tests' business."""
 
@@ -58,7 +61,7 @@ def hidden_tests(lab: Lab) -> list[HiddenTest]:
             if not sentence:
                 raise SuiteBroken(f"{path.name}: {name} has no sentence for the student")
             where, timed = getattr(module, "DEVICE", ""), getattr(module, "TIMED", False)
-            found.append(HiddenTest(group, name, sentence, function, where, timed))
+            found.append(HiddenTest(group, name, sentence, function, where, getattr(module, "WHY", ""), timed))
     in_notebook, in_tests = {group.id for group in lab.groups}, {test.group for test in found}
     if in_notebook != in_tests:
         odd = ", ".join(sorted(in_notebook ^ in_tests))
@@ -73,7 +76,8 @@ def not_here(test: HiddenTest, device: str) -> TestResult | None:
     if test.device in ("", device):
         return None
     where = {"cuda": "on a grader with a GPU"}.get(test.device, f"on {test.device}")
-    return TestResult(test.name, Verdict.NOT_RUN, f"{test.sentence} Runs {where} only.", counts=False)
+    why = f": {test.why}" if test.why else ""
+    return TestResult(test.name, Verdict.NOT_RUN, f"{test.sentence} Runs {where} only{why}.", counts=False)
 
 
 def run_test(test: HiddenTest, make: Make, seed: int, reference: Make) -> TestResult:

@@ -55,6 +55,7 @@ def grade_files(
     sandbox: str = "auto",
     device: str = "auto",
     slots: int | None = None,
+    gpu_slots: int = 1,
     progress: Progress | None = None,
     journal: Path | None = None,
 ) -> list[SubmissionResult]:
@@ -62,12 +63,13 @@ def grade_files(
     in the course's own file if no other is named; what is in the journal is not graded again.
 
     A bad submission gets a result like any other (`rejected`). `progress` is called with each result as it comes.
-    On a GPU one at a time, whatever `slots` says: the clock wants it alone.
+    On a GPU `gpu_slots` at once, whatever `slots` says: one, unless its memory serves more. The clock has it alone
+    either way (gpu/turns.py).
     Raises: ValueError for an unknown lab, sandbox or device, NoSandbox if no isolating tier works here.
     """
     lab = course.lab(lab_id)
     device = devices.choose(lab, device)
-    slots = 1 if device == "cuda" else slots
+    slots, sharing = (gpu_slots, gpu_slots) if device == "cuda" else (slots, 1)
     tier = tiers.choose(sandbox)
     suite = course.suite_version(lab)
     kept = Journal(journal or course.state / "journal.sqlite")
@@ -81,7 +83,7 @@ def grade_files(
         with guard:
             lock = locks.setdefault(job_id, threading.Lock())
         with lock:
-            result = _finished_or_run(course, kept, job, job_id)
+            result = _finished_or_run(course, kept, job, job_id, sharing)
         if progress is not None:
             with guard:
                 progress(result)
@@ -106,10 +108,10 @@ def _job_id(job: Job) -> str:
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 
-def _finished_or_run(course: Course, journal: Journal, job: Job, job_id: str) -> SubmissionResult:
+def _finished_or_run(course: Course, journal: Journal, job: Job, job_id: str, sharing: int) -> SubmissionResult:
     result = journal.find(job_id)
     for _ in range(INFRA_TRIES if result is None else 0):
-        result = _sure(job, _run(course, job))
+        result = _sure(job, _run(course, job, sharing))
         if result.status == "graded":
             result = journal.add(job_id, result)
         if result.status != "infra" or JUDGE_TOO_SLOW in result.flags:
@@ -125,10 +127,10 @@ def _sure(job: Job, result: SubmissionResult) -> SubmissionResult:
     return job.result("infra", result.seconds, flags=(*result.flags, NOISE))
 
 
-def _run(course: Course, job: Job) -> SubmissionResult:
-    """One judge process. Whatever goes wrong with the judge itself is infra."""
+def _run(course: Course, job: Job, sharing: int) -> SubmissionResult:
+    """One judge process; it may have to wait for others that share its device. What goes wrong with it is infra."""
     request = json.dumps({"root": str(course.root), "job": asdict(job), "runner_pid": os.getpid()})
-    deadline_s = course.lab(job.lab).limits(job.device).total_s + JUDGE_GRACE_S
+    deadline_s = sharing * (course.lab(job.lab).limits(job.device).total_s + JUDGE_GRACE_S)
     # The judge's modules come from where this one's came from, installed or not, and never from the working folder.
     homes = [str(Path(autograder.__file__).parents[1]), str(Path(labkit.__file__).parents[1])]
     environment = {**os.environ, "PYTHONHASHSEED": "0", "PYTHONPATH": os.pathsep.join(homes)}

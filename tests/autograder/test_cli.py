@@ -65,7 +65,9 @@ def instant(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         local,
         "_run",
-        lambda course, job: dataclasses.replace(job.result("graded", 1.25), flags=("a\ud800\nremark", "another")),
+        lambda course, job, sharing: dataclasses.replace(
+            job.result("graded", 1.25), flags=("a\ud800\nremark", "another")
+        ),
     )
 
 
@@ -177,7 +179,7 @@ def test_grade_says_by_its_exit_code_that_a_file_could_not_be_graded(
 ) -> None:
     from autograder.runners import local
 
-    monkeypatch.setattr(local, "_run", lambda course, job: job.result("infra", 0.0))
+    monkeypatch.setattr(local, "_run", lambda course, job, sharing: job.result("infra", 0.0))
     assert run(small_course, "grade", LAB, str(right)) == 1
 
 

@@ -70,7 +70,9 @@ def test_a_textbooks_time_stands_beside_where_there_is_one() -> None:
 
 
 def test_a_textbook_that_fails_costs_nobody_anything(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Without the process that its making starts.
     stand = object.__new__(Stand)
+    stand.turns = None
 
     def gone(*_: Any, **__: Any) -> Any:
         raise TestEnded(Verdict.GPU_FAULT, "a fault of ours")

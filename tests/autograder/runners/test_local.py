@@ -88,7 +88,7 @@ def test_a_judge_that_breaks_is_tried_again_and_never_scored(
 ) -> None:
     tries: list[int] = []
 
-    def broken(course: Course, job: local.Job) -> SubmissionResult:
+    def broken(course: Course, job: local.Job, sharing: int) -> SubmissionResult:
         tries.append(1)
         return job.result("infra", 0.0, flags=("INFRA: the machine is on fire",))
 
@@ -104,9 +104,9 @@ def test_noise_is_no_verdict_it_is_tried_again_and_never_scored(
     tried: list[str] = []
     honest_run = local._run
 
-    def restless(course: Course, job: Any) -> SubmissionResult:
+    def restless(course: Course, job: Any, sharing: int) -> SubmissionResult:
         tried.append(job.label)
-        result = honest_run(course, job)
+        result = honest_run(course, job, sharing)
         if len(tried) > noisy:
             return result
         (test, *rest) = result.groups[0].tests

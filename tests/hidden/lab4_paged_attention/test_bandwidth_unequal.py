@@ -11,6 +11,7 @@ from autograder.judge.subject import Make
 
 GROUP = "bandwidth_unequal"
 DEVICE = "cuda"
+WHY = "the interpreter of kernels has no speed"
 TIMED = True
 """Whether these tests need a clock, which a grader with a GPU has."""
 SLOWER = "keys and values are read at a smaller share of what this GPU can read"

@@ -1,0 +1,58 @@
+"""Whose turn it is on one GPU, where several judges share it: many at once, or one that has a clock and nobody else.
+
+Owns: two lock files of a course. Knows nothing of what is done in a turn. The system takes the locks of a judge that
+dies. Whoever waits for the clock's turn stands at the gate, so that no stream of short turns goes past; what it costs
+others to wait is told, as it is not their submission's time.
+Source: the turnstile in front of a readers-writer lock, Downey, The Little Book of Semaphores, section 4.2.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+GATE, ROOM = "gpu.gate", "gpu.room"
+
+
+class Turns:
+    """The turns of one judge. `waited_s` is what it has waited for them so far."""
+
+    def __init__(self, folder: Path, waited: Callable[[float], None] = lambda seconds: None) -> None:
+        """folder: the same for all judges that share the GPU. `waited` is told the seconds after each wait."""
+        self._gate, self._room = folder / GATE, folder / ROOM
+        self._waited = waited
+        self.waited_s = 0.0
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """A turn beside others of this kind."""
+        start = time.monotonic()
+        with ExitStack() as room:
+            with _locked(self._gate, fcntl.LOCK_EX):
+                room.enter_context(_locked(self._room, fcntl.LOCK_SH))
+            self._tell(start)
+            yield
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """A turn beside nobody: the others' have ended, and new ones wait."""
+        start = time.monotonic()
+        with _locked(self._gate, fcntl.LOCK_EX), _locked(self._room, fcntl.LOCK_EX):
+            self._tell(start)
+            yield
+
+    def _tell(self, start: float) -> None:
+        seconds = time.monotonic() - start
+        self.waited_s += seconds
+        self._waited(seconds)
+
+
+@contextmanager
+def _locked(path: Path, kind: int) -> Iterator[None]:
+    """The file, locked until the end; made if it is not there."""
+    with path.open("ab") as file:
+        fcntl.flock(file, kind)
+        yield

@@ -1,0 +1,96 @@
+"""Judges that share a GPU: many play at once, the clock has it alone, and nobody pays for waiting."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from autograder.gpu.turns import Turns
+
+ROOT = Path(__file__).parents[3]
+SOON_S, LONG_S = 0.2, 20.0
+
+
+@contextmanager
+def in_a_thread(turns: Turns, kind: str, leave: threading.Event) -> Iterator[threading.Event]:
+    """Someone who wants a turn and keeps it until `leave`; gives the event that tells it has it."""
+    there = threading.Event()
+
+    def stay() -> None:
+        with getattr(turns, kind)():
+            there.set()
+            leave.wait(LONG_S)
+
+    thread = threading.Thread(target=stay, daemon=True)
+    thread.start()
+    try:
+        yield there
+    finally:
+        leave.set()
+        thread.join(LONG_S)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "beside"),
+    [
+        ("together", "together", True),
+        ("together", "alone", False),
+        ("alone", "together", False),
+        ("alone", "alone", False),
+    ],
+)
+def test_only_two_who_play_have_their_turns_at_once(tmp_path: Path, first: str, second: str, beside: bool) -> None:
+    leave = threading.Event()
+    with (
+        getattr(Turns(tmp_path), first)(),
+        in_a_thread(Turns(tmp_path), second, leave) as there,
+    ):
+        assert there.wait(LONG_S if beside else SOON_S) is beside
+
+
+def test_whoever_comes_after_the_clock_waits_behind_it(tmp_path: Path) -> None:
+    """Or a stream of short turns would keep the clock waiting for ever."""
+    leave = threading.Event()
+    with Turns(tmp_path).together(), in_a_thread(Turns(tmp_path), "alone", leave) as clock:
+        assert not clock.wait(SOON_S)
+        with in_a_thread(Turns(tmp_path), "together", leave) as later:
+            assert not later.wait(SOON_S)
+
+
+def test_a_wait_is_told_and_no_wait_is_none(tmp_path: Path) -> None:
+    told: list[float] = []
+    turns = Turns(tmp_path, told.append)
+    with turns.together():
+        pass
+    assert turns.waited_s < SOON_S / 2
+    leave = threading.Event()
+    with in_a_thread(Turns(tmp_path), "alone", leave) as other:
+        assert other.wait(LONG_S)
+        threading.Timer(SOON_S, leave.set).start()
+        with turns.together():
+            pass
+    assert turns.waited_s == sum(told) >= SOON_S * 0.9
+
+
+def test_the_turn_of_a_judge_that_was_killed_is_over(tmp_path: Path) -> None:
+    program = (
+        "import sys, time; from pathlib import Path; from autograder.gpu.turns import Turns\n"
+        "with Turns(Path(sys.argv[1])).alone(): print('there', flush=True); time.sleep(60)"
+    )
+    other = subprocess.Popen(
+        [sys.executable, "-c", program, str(tmp_path)], stdout=subprocess.PIPE, cwd=ROOT, text=True
+    )
+    assert other.stdout is not None
+    with other, other.stdout:
+        assert other.stdout.readline() == "there\n"
+        other.kill()
+        start = time.monotonic()
+        with Turns(tmp_path).alone():
+            assert time.monotonic() - start < LONG_S
