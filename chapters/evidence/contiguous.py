@@ -33,8 +33,8 @@ REQUESTS, WARM_UP_STEPS = 2_000, 500
 ANSWER_LIMIT = 1_000
 LOAD, ARRIVALS = 0.8, 8_000
 PLACES, BUDDY_PLACES = 22, 16
-SEARCHES = ("first", "best", "next", "worst")
 Search = Literal["first", "best", "next", "worst"]
+SEARCHES: tuple[Search, ...] = ("first", "best", "next", "worst")
 Memory = ContiguousAllocator | BuddyAllocator
 KERNELS = Path(bench.__file__).parent / "results" / "kernels.json"
 
