@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from labkit.draw import HATCH, WIDTH, box, label
 from labkit.figures import Figure, Table
 
-_STRIP, _QUERY, _LEFT = 25.0, 19.0, 44.0
+_STRIP, _QUERY, _LEFT = 25.0, 19.0, 52.0
 _FILL, _LINE = "var(--p2p-a, #d6e8f7)", "var(--p2p-a-line, #005a9c)"
 _RULE, _SECOND = "var(--p2p-rule, #757c85)", "var(--p2p-b-line, #9a4a00)"
 
@@ -47,7 +47,7 @@ def _passes(
         shapes.append(box(x, y, budget * unit, 20, "none", _RULE, dashed=True))
         for i, pad in zip(one, pads, strict=True):
             shapes.append(box(x, y, lengths[i] * unit, 20, _FILL, _LINE))
-            if lengths[i] * unit > 20:
+            if lengths[i] * unit > 15:
                 shapes.append(label(x + lengths[i] * unit / 2, y + 14, f"{i + 1}", 11, anchor="middle"))
             x += lengths[i] * unit
             if pad:
@@ -109,12 +109,12 @@ def packed_row_figure(
             edge = (_SECOND if foreign else _LINE) if allowed else _RULE
             shapes.append(box(x + 2, y + 1, cell - 4, _QUERY - 4, fill, edge, dashed=not allowed))
     looks = sum(map(sum, may_look))
+    crossing = f"{strange} of them, hatched, {'goes' if strange == 1 else 'go'}" if strange else "None of them goes"
     return Figure(
         title,
         f"{total} tokens of {len(boundaries) - 1} sequences in one row; the bold numbers above it are the boundaries "
         f"{', '.join(map(str, boundaries))}. Each line of the grid is a token that looks, each square a token it may "
-        f"look at: {looks} looks are allowed, and {strange or 'none'} of them, hatched, "
-        f"go{'es' if strange == 1 else ''} into another sequence.",
+        f"look at: {looks} looks are allowed. {crossing} into another sequence.",
         (WIDTH, 70 + total * _QUERY),
         "".join(shapes),
         Table(

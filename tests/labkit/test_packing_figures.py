@@ -41,10 +41,10 @@ def test_a_pass_over_the_budget_and_an_empty_one_are_refused() -> None:
 
 def test_a_packed_row_says_how_many_looks_cross_a_boundary() -> None:
     kept = packed_row_figure("Kept", WORDS, BOUNDARIES, [0, 1, 0], TRIANGLES)
-    assert "4 looks are allowed, and none of them, hatched, go into another sequence" in kept.description
+    assert "4 looks are allowed. None of them goes into another sequence" in kept.description
     assert kept.table.rows == [("A0", "a", "0", "A0"), ("A1", "b", "1", "A0 A1"), ("B0", "c", "0", "B0")]
     leaking = packed_row_figure("Leaking", WORDS, BOUNDARIES, [0, 1, 2], ONE_TRIANGLE)
-    assert "6 looks are allowed, and 2 of them, hatched, go into another sequence" in leaking.description
+    assert "6 looks are allowed. 2 of them, hatched, go into another sequence" in leaking.description
     assert leaking.table.rows[-1] == ("B0", "c", "2", "A0 A1 B0")
     once = [*TRIANGLES[:2], [False, True, True]]
     assert "1 of them, hatched, goes into" in packed_row_figure("Once", WORDS, BOUNDARIES, [0, 1, 0], once).description
