@@ -71,8 +71,9 @@ def trace() -> dict[str, Any]:
     """Hit rate against the size of the cache on the Mooncake conversation trace, one block for each of its hashes."""
     source = workload("mooncake_conversation")
     full = source.prompt_tokens // HASHED_TOKENS
-    real = source.prefix_hashes is not None
-    prefixes = [p[:n] for p, n in zip(source.prefix_hashes, full, strict=True)] if real else stand_in(full)
+    hashes = source.prefix_hashes
+    real = hashes is not None
+    prefixes = stand_in(full) if hashes is None else [p[:n] for p, n in zip(hashes, full, strict=True)]
     # What stands behind the last full block belongs to one request. A prompt without it ends at a boundary.
     own = count(1 + max(int(p.max(initial=0)) for p in prefixes))
     prompts = [
@@ -403,7 +404,7 @@ def _chat(place: str, conversations: int, turns: int, num_blocks: int) -> dict[s
     """A turn is a user's 60 tokens and an answer of 200; the clock has 8, new in each request."""
     cache, new = PrefixCache(num_blocks, BLOCK), count(SYSTEM_TOKENS)
     past: list[list[int]] = [[] for _ in range(conversations)]
-    computed = []
+    computed: list[int] = []
 
     def fresh(tokens: int) -> list[int]:
         return [next(new) for _ in range(tokens)]

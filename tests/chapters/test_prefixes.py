@@ -161,7 +161,7 @@ def test_under_pressure_the_shared_beginning_is_there_once(seen: dict[str, Any],
     assert at_once["blocks"] == at_once["salted"] == blocks // -(-whole // 16)
     assert at_once["cache"] == (blocks - 125) // -(-(whole - 2_000) // 16)
     assert at_once["large"] == (press["capacity"] // 1_024 - 1) // 2
-    assert quizzes["pressure"].answer.startswith("Blocks of 16 with a prefix cache, one salt")
+    assert quizzes["pressure"].answer.startswith("Blocks of 16 with a prefix cache that all")
     assert quizzes["pressure"].options[quizzes["pressure"].answer].startswith(f"{at_once['cache']} at once")
 
 
