@@ -74,6 +74,7 @@ def test_the_lab_page_says_how_to_unpack_and_install_its_own_archive(name: str) 
         ("paradox", "no_free"),
         ("paging", "tail16"),
         ("sharing", "fit_gain"),
+        ("prefixes", "gpu_rate"),
         ("attention", "seen32"),
         ("measured", "job_rate"),
     ],
