@@ -105,6 +105,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     redteam.set_defaults(run=_redteam)
 
+    noise = commands.add_parser("noise", help="how much gradings of one kernel's speed differ on this GPU")
+    noise.add_argument("lab")
+    noise.add_argument("file", type=Path, metavar="FILE")
+    noise.add_argument("--times", type=int, default=5, help="gradings with one seed (default 5)")
+    noise.add_argument("--draws", type=int, default=5, help="and with another seed each (default 5)")
+    noise.add_argument("--sandbox", choices=("auto", *TIERS), default="auto")
+    noise.add_argument("--json", type=Path, metavar="OUT", help="write every grading and the spreads")
+    noise.set_defaults(run=_noise)
+
     where = commands.add_parser("where", help="where the built things are")
     where.set_defaults(run=_where)
     return parser
@@ -300,6 +309,12 @@ def _redteam(course: Course, args: argparse.Namespace) -> int:
     from autograder.redteam_command import redteam
 
     return redteam(course, args)
+
+
+def _noise(course: Course, args: argparse.Namespace) -> int:
+    from autograder.noise_command import noise
+
+    return noise(course, args)
 
 
 def _doctor(course: Course, args: argparse.Namespace) -> int:

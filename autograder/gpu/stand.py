@@ -34,6 +34,8 @@ class Stand:
         Raises: StartFailed.
         """
         self.turns = turns
+        self.gpu = ""
+        """Its name, once it has been proven."""
         try:
             self._replay: Replay | None = Replay()
         except OSError as error:
@@ -64,6 +66,7 @@ class Stand:
         assert self._replay is not None
         with self.together():
             facts, _ = self._replay.request(START_S, op="canary")
+        self.gpu = str(facts["gpu"])
         if not facts["well"]:
             self.close()
             raise ReplayGone("fault", "the canary gives a wrong product, or memory is short")

@@ -122,7 +122,7 @@ def _judge(lab: Lab, tests: list[HiddenTest], session: Session, job: Job, turns:
             session.note(fault)
         seen: Seen = []
         if stand is not None:
-            make, reference = _on_the_gpu(lab, name, session, faults, stand, seen)
+            make, reference = on_the_gpu(lab, name, session, faults, stand, seen)
         else:
             make = _by_wire(lab, name, session, faults)
             reference = local(lab.reference(name))
@@ -148,7 +148,7 @@ def _stand(turns: Turns) -> Stand:
     return Stand(turns)
 
 
-def _on_the_gpu(
+def on_the_gpu(
     lab: Lab, name: str, session: Session, faults: Mapping[str, str], stand: Stand, seen: Seen
 ) -> tuple[Make, Make]:
     """The submission's functions, recorded there and played here, and the reference's.

@@ -287,7 +287,7 @@ def on_a_gpu(small_course: Course, tmp_path: Path, honest: str, monkeypatch: pyt
             return (lambda *args: Timed(lab.reference(name)(*args)), lambda *args: Timed(lab.reference(name)(*args)))
 
         monkeypatch.setattr(grading, "_stand", Clock)
-        monkeypatch.setattr(grading, "_on_the_gpu", make_both)
+        monkeypatch.setattr(grading, "on_the_gpu", make_both)
         (small_course.lab(LAB).hidden / "test_speed.py").write_text(tests)
         path = tmp_path / "mine.py"
         path.write_text(f"{honest}\nBlockAllocator = Honest\n")
