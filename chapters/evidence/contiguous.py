@@ -21,7 +21,7 @@ from labkit.event_log import Event
 from labkit.workloads import workload
 from reference_impl import bench
 from reference_impl.memory import Account, BuddyAllocator, ContiguousAllocator, KVPolicy, Refusal, Sizes
-from reference_impl.memory.contiguous import kv_bytes_per_token, units_moved
+from reference_impl.memory.contiguous import kv_bytes_per_token
 from reference_impl.memory.occupancy import occupancy
 from reference_impl.memory.paradox import arrivals
 from reference_impl.memory.policies import ReservedRanges
@@ -167,35 +167,34 @@ def replay(rows: list[tuple[int, int]], memory: Memory, compacts: bool = False) 
     """Each request takes its true length on arrival and goes away if that is refused. Cost: O(requests * holes).
 
     `stuck` of the refusals met enough free memory. With `compacts`, all ranges are moved together instead, and the
-    request is admitted; `moved` has the tokens that each time changed their place, `live` those that were held.
+    request is admitted; `moved` has the tokens that each time had to be copied, `written` all that were there. A token
+    that has not been made yet has a slot and needs no copy: one is made in each step after the prompt.
     """
     ends: list[tuple[int, int]] = []
-    last = 0
-    refused = stuck = held = made = 0
-    moved, live = [], []
-    sizes: dict[int, int] = {}
+    begun: dict[int, tuple[int, int]] = {}
+    refused = stuck = step = 0
+    moved, written = [], []
     for request, (step, prompt, output) in enumerate(arrivals(rows, BUDGET.capacity, LOAD, seed=0)):
         while ends and ends[0][0] <= step:
             _, done = heapq.heappop(ends)
             memory.free(done)
-            held -= sizes.pop(done)
-        wanted, last = prompt + output, step
+            del begun[done]
+        wanted = prompt + output
         try:
             memory.allocate(request, wanted)
         except OutOfMemory:
-            free = sum(size for _, size in memory.holes())
-            is_stuck = wanted <= free
+            is_stuck = wanted <= sum(size for _, size in memory.holes())
             if not (is_stuck and compacts and isinstance(memory, ContiguousAllocator)):
                 refused, stuck = refused + 1, stuck + is_stuck
                 continue
-            moved.append(units_moved(memory.compact()))
-            live.append(held)
+            there = {owner: tokens + step - since for owner, (since, tokens) in begun.items()}
+            moved.append(sum(there[move.owner] for move in memory.compact()))
+            written.append(sum(there.values()))
             memory.allocate(request, wanted)
-        sizes[request] = wanted
-        held, made = held + wanted, made + output
+        begun[request] = (step, prompt)
         heapq.heappush(ends, (step + output, request))
     memory.check_invariants()
-    return {"refused": refused, "stuck": stuck, "made": made, "steps": last, "moved": moved, "live": live}
+    return {"refused": refused, "stuck": stuck, "steps": step, "moved": moved, "written": written}
 
 
 Part = tuple[str, str, int | None, list[int]]
@@ -278,9 +277,11 @@ class _Story:
         before = self._held()
         parts: list[Part] = []
         for move in self.memory.compact():
-            old, new = range(move.source, move.source + move.size), self._places(owners[move.owner])
-            said = f"Request {owners[move.owner]} moves from {_named(list(old))} to {_named(new)}."
-            parts.append(("write", said, owners[move.owner], new))
+            owner = owners[move.owner]
+            old, new = range(move.source, move.source + move.size), self._places(owner)
+            parts.append(("allocate", f"Request {owner} moves from {_named(list(old))} to {_named(new)}.", owner, new))
+            written = new[: self._written[owner]]
+            parts.append(("write", f"Its {len(written)} tokens are copied.", owner, written))
         parts.append(("free", "All that is free is one hole.", None, sorted(before - self._held())))
         self._tell("compact()", parts)
 

@@ -156,8 +156,21 @@ def test_each_search_refuses_as_a_replay_by_hand_does(seen: dict[str, Any], queu
 def test_compaction_leaves_no_refusal_with_enough_free_and_moves_at_most_what_lives(seen: dict[str, Any]) -> None:
     compacted = seen["searches"]["compacted"]
     assert compacted["stuck"] == 0
-    assert len(compacted["moved"]) == len(compacted["live"]) > 0
-    assert all(0 < moved <= live for moved, live in zip(compacted["moved"], compacted["live"], strict=True))
+    assert len(compacted["moved"]) == len(compacted["written"]) > 0
+    assert all(0 < moved <= there for moved, there in zip(compacted["moved"], compacted["written"], strict=True))
+    assert max(compacted["written"]) < seen["capacity"]
+
+
+def test_a_compaction_copies_the_tokens_that_are_there_and_not_the_slots_that_wait_for_some() -> None:
+    """Three ranges of a memory of 131,072; the first leaves at once, and what is behind it has 2 tokens more."""
+    import runpy
+
+    builder = runpy.run_path(str(ROOT / "chapters" / "evidence" / "contiguous.py"))
+    moments = [(0, 40_000, 2), (0, 30_000, 5_000), (0, 50_000, 50), (2, 45_000, 100)]
+    builder["replay"].__globals__["arrivals"] = lambda rows, capacity, load, seed: iter(moments)
+    met = builder["replay"]([], ContiguousAllocator(131_072), compacts=True)
+    assert (met["refused"], met["moved"], met["written"]) == (0, [80_004], [80_004])
+    assert builder["replay"]([], ContiguousAllocator(131_072))["stuck"] == 1
 
 
 def test_the_strings_search_as_the_engine_does(chapter: Any) -> None:
