@@ -27,7 +27,7 @@ PLAIN = str.maketrans("⁻⁰¹²³⁴⁵⁶⁷⁸⁹−", "-0123456789-", ",")
 
 def number(text: str) -> float:
     """The number in a text of the page, `5 · 10⁻⁴` included."""
-    return float(text.translate(PLAIN).replace(" · 10", "e"))
+    return float(text.translate(PLAIN).replace("\N{NO-BREAK SPACE}·\N{NO-BREAK SPACE}10", "e"))
 
 
 def test_every_number_in_the_prose_was_computed_and_every_computed_one_is_used(chapter: Any) -> None:
