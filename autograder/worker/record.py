@@ -90,6 +90,11 @@ def usable() -> bool:
 class Recorder(TorchDispatchMode):
     """Writes the plan of everything that happens while it listens."""
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        # To keep its compiler out of such a mode, torch would import all of it: seconds in every worker.
+        return False
+
     def __init__(self, inputs: Sequence[Tensor]) -> None:
         super().__init__()
         self._kernels: list[dict[str, Any]] = []

@@ -37,6 +37,11 @@ class Watch(TorchDispatchMode):
     """Sees torch's operations in this thread. `computed` is the first that computed on floats, or let the host read
     them; "" if none did."""
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        # To keep its compiler out of such a mode, torch would import all of it: seconds in every worker.
+        return False
+
     def __init__(self) -> None:
         super().__init__()
         self.computed = ""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -74,3 +76,22 @@ def test_a_launch_without_kernels_writes_nothing_and_the_next_one_does() -> None
     assert not target.any()
     double[(1,)](X, target, size=16)
     assert torch.equal(target, X * 2)
+
+
+LOOKS_WITHOUT_THE_COMPILER = """
+import sys, torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from autograder.worker import record, watch
+with watch.Watch().looking():
+    torch.zeros(3)
+recorder = object.__new__(record.Recorder)
+TorchDispatchMode.__init__(recorder)
+recorder._deaf = True
+with recorder:
+    torch.zeros(3)
+assert "torch._dynamo" not in sys.modules
+"""
+
+
+def test_looking_does_not_load_torchs_compiler() -> None:
+    subprocess.run([sys.executable, "-c", LOOKS_WITHOUT_THE_COMPILER], check=True)
