@@ -55,6 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     grade.add_argument("lab")
     grade.add_argument("files", nargs="+", type=Path, metavar="FILE")
     _grading_options(grade)
+    grade.add_argument("--sanitize", action="store_true", help="on a GPU: accesses outside of tensors too, ungraded")
     grade.add_argument("--json", type=Path, metavar="OUT", help="write the results as JSON, one object per submission")
     grade.add_argument("--feedback", type=Path, metavar="FOLDER", help="write an HTML page per submission")
     grade.set_defaults(run=_grade)
@@ -159,6 +160,7 @@ def _grade(course: Course, args: argparse.Namespace) -> int:
     console = Console()
     names = _short_names(args.files)
     options = {"sandbox": args.sandbox, "device": args.device, "slots": args.slots, "runner": args.runner}
+    options["sanitize"] = args.sanitize
     with _progress(console, dict(zip(map(str, args.files), names, strict=True))) as shown:
         results = judge(course.root, args.lab, args.files, progress=shown, **options)
     lines = [Line(name, result) for name, result in zip(names, results, strict=True)]

@@ -8,7 +8,7 @@ hostile kernel does here it does to this process: its owner throws it away.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import torch
 from torch import Tensor
@@ -42,6 +42,16 @@ class Guarded:
         """Whether both guards are as they were."""
         edge = self.inner.numel() + GUARD_BYTES
         return bool((self._whole[:GUARD_BYTES] == GUARD_PATTERN).all() & (self._whole[edge:] == GUARD_PATTERN).all())
+
+
+class Unguarded(Guarded):
+    """Memory of a buffer and nothing else, for a tool that sees for itself what lies beside it."""
+
+    def __init__(self, size_bytes: int) -> None:
+        self._whole = self.inner = torch.empty(size_bytes, dtype=torch.uint8, device="cuda")
+
+    def intact(self) -> bool:
+        return True
 
 
 class Loaded:
@@ -78,9 +88,9 @@ def _hidden(launch: Launch, sizes: Sequence[int]) -> int:
 class Scratch:
     """The scratch of a plan; plays that follow one another may share it."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, memory: Callable[[int], Guarded] = Guarded) -> None:
         self.buffers = {
-            number: Guarded(size)
+            number: memory(size)
             for number, (k, size) in enumerate(zip(plan.inputs, plan.sizes_bytes, strict=True))
             if k is None
         }
@@ -89,7 +99,7 @@ class Scratch:
             if isinstance(step, Launch):
                 x, y, z = step.grid
                 needed[step.kernel] = max(needed[step.kernel], x * y * z * plan.kernels[step.kernel].scratch_bytes)
-        self.of_kernels = [Guarded(size) if size else None for size in needed]
+        self.of_kernels = [memory(size) if size else None for size in needed]
 
     def poison(self, pattern: int, but: Collection[int] = ()) -> None:
         """Fill all of it with one byte, `but` the buffers of these numbers."""

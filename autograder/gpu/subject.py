@@ -101,7 +101,7 @@ class PlayedFunctions(InPlaceFunctions):
         """Raises: what the student's code raised while it was recorded, or TestEnded."""
         buffers, packed = tensors.pack(args)
         data = self._source.record(name, [_without_floats(buffer) for buffer in buffers], packed)
-        self._parsed(data, _sizes(buffers))
+        self._parsed(data, sizes_of(buffers))
         facts, written = self._stand.play(
             data,
             [buffer["bytes"] for buffer in buffers],
@@ -143,9 +143,9 @@ class PlayedFunctions(InPlaceFunctions):
     def _timed(self, cases: Sequence[TimedCase], seed: int) -> list[Timing]:
         plans = []
         for case in cases:
-            buffers, args = _call_of(case, seed)
+            buffers, args = call_of(case, seed)
             data = self._source.record(CONTRACT, buffers, args)
-            self._parsed(data, _sizes(buffers))
+            self._parsed(data, sizes_of(buffers))
             plans.append(data)
         self._source.gone()
         # The process that has the clock has played no plan before.
@@ -183,9 +183,9 @@ def names_of(cases: Sequence[TimedCase]) -> list[str]:
 
 def rehearse(session: Session, source: FromWorker) -> None:
     """Record one public call, before any hidden test, and note by name what makes its plan unfit to be played."""
-    buffers, args = _call_of(REHEARSAL, seed=0)
+    buffers, args = call_of(REHEARSAL, seed=0)
     try:
-        plan = parse(source.record(CONTRACT, buffers, args), _sizes(buffers))
+        plan = parse(source.record(CONTRACT, buffers, args), sizes_of(buffers))
     except (Exception, TestEnded):
         # The hidden tests will meet it again, and have words for it.
         return
@@ -204,7 +204,7 @@ def played(source: FromWorker | FromHere, stand: Stand, names: Sequence[str], se
     return make
 
 
-def _sizes(buffers: Sequence[dict[str, Any]]) -> list[int]:
+def sizes_of(buffers: Sequence[dict[str, Any]]) -> list[int]:
     """Bytes of each storage of a call."""
     return [buffer["numel"] * tensors.ITEM_BYTES[buffer["dtype"]] for buffer in buffers]
 
@@ -214,7 +214,7 @@ def _without_floats(buffer: dict[str, Any]) -> dict[str, Any]:
     return {**buffer, "bytes": None} if "float" in buffer["dtype"] else buffer
 
 
-def _call_of(case: TimedCase, seed: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+def call_of(case: TimedCase, seed: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """The call of `paged_attention` on a case, as `tensors.pack` would have it but for the floats."""
     tables, lengths = case.tables(seed)
     queries = (len(case.lengths), case.heads, case.head_dim)

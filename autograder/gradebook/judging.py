@@ -31,6 +31,7 @@ def judge(
     device: str = "auto",
     slots: int | None = None,
     runner: str = "local",
+    sanitize: bool = False,
     progress: Progress | None = None,
 ) -> list[SubmissionResult]:
     """Results of `paths` in their order. Asking twice for the same content runs it once: the runner keeps a journal.
@@ -43,4 +44,5 @@ def judge(
         raise ValueError(f"no runner {runner!r}; there is {', '.join(RUNNERS)}")
     grade_files: Callable[..., list[SubmissionResult]] = importlib.import_module(RUNNERS[runner]).grade_files
     course = Course.open(project)
-    return grade_files(course, lab, list(paths), sandbox=sandbox, device=device, slots=slots, progress=progress)
+    options = {"sandbox": sandbox, "device": device, "slots": slots, "sanitize": sanitize}
+    return grade_files(course, lab, list(paths), progress=progress, **options)

@@ -46,6 +46,8 @@ class Job:
     seed: int
     tier: str
     device: str = "cpu"
+    sanitize: bool = False
+    """Whether to look at the kernels' memory accesses too, where there is a GPU (gpu/sanitize.py)."""
 
     def result(
         self,
@@ -126,8 +128,21 @@ def _judge(lab: Lab, tests: list[HiddenTest], session: Session, job: Job, turns:
         else:
             make = _by_wire(lab, name, session, faults)
             reference = local(lab.reference(name))
+        examined = _examined(session, faults, stand) if job.sanitize and stand is not None else ()
         session.sealed = True
-        return _groups(lab, tests, session, job, make, reference, seen)
+        groups, timings = _groups(lab, tests, session, job, make, reference, seen)
+        return (*groups, *examined), timings
+
+
+def _examined(session: Session, faults: Mapping[str, str], stand: Stand) -> tuple[GroupResult]:
+    """What no point depends on: the accesses of the kernels in a public call. It costs the submission no time."""
+    from autograder.gpu import sanitize
+    from autograder.gpu.subject import FromWorker
+
+    start = time.monotonic()
+    found = sanitize.group(FromWorker(session, faults, stand.together), stand.together)
+    session.pardon(time.monotonic() - start)
+    return (found,)
 
 
 def _by_wire(lab: Lab, name: str, session: Session, faults: Mapping[str, str]) -> Make:

@@ -33,6 +33,9 @@ INFRA_TRIES = 2
 JUDGE_GRACE_S = 60.0
 """How long a judge may take beyond the budget of its submission before it is ended as our fault."""
 
+SANITIZE_S = 240.0
+"""And how long it may take for what is no part of that budget: a look at memory accesses (gpu/sanitize.py)."""
+
 JUDGE_TOO_SLOW = "INFRA: the judge did not end in time"
 """Not tried again: a submission might cause it, and would hold the slot once more."""
 
@@ -56,6 +59,7 @@ def grade_files(
     device: str = "auto",
     slots: int | None = None,
     gpu_slots: int = 1,
+    sanitize: bool = False,
     progress: Progress | None = None,
     journal: Path | None = None,
 ) -> list[SubmissionResult]:
@@ -65,10 +69,14 @@ def grade_files(
     A bad submission gets a result like any other (`rejected`). `progress` is called with each result as it comes.
     On a GPU `gpu_slots` at once, whatever `slots` says: one, unless its memory serves more. The clock has it alone
     either way (gpu/turns.py).
-    Raises: ValueError for an unknown lab, sandbox or device, NoSandbox if no isolating tier works here.
+    `sanitize` adds a group of no points on the kernels' memory accesses, on a GPU (gpu/sanitize.py).
+    Raises: ValueError for an unknown lab, sandbox or device, and to sanitize without a GPU; NoSandbox if no isolating
+    tier works here.
     """
     lab = course.lab(lab_id)
     device = devices.choose(lab, device)
+    if sanitize and device != "cuda":
+        raise ValueError("--sanitize looks at kernels on a GPU; it needs --device cuda")
     slots, sharing = (gpu_slots, gpu_slots) if device == "cuda" else (slots, 1)
     tier = tiers.choose(sandbox)
     suite = course.suite_version(lab)
@@ -78,7 +86,7 @@ def grade_files(
     guard = threading.Lock()
 
     def one(path: Path) -> SubmissionResult:
-        job = _job(course, lab, path, suite, tier, device)
+        job = dataclasses.replace(_job(course, lab, path, suite, tier, device), sanitize=sanitize)
         job_id = _job_id(job)
         with guard:
             lock = locks.setdefault(job_id, threading.Lock())
@@ -104,7 +112,8 @@ def _job(course: Course, lab: Lab, path: Path, suite: str, tier: str, device: st
 
 def _job_id(job: Job) -> str:
     # The file's kind is part of what is graded: the same bytes are a notebook or a Python file.
-    parts = (job.lab, Path(job.path).suffix, job.sha256, job.suite, seed_id(job.seed), job.tier, job.device)
+    kind = f"{Path(job.path).suffix}{' examined' if job.sanitize else ''}"
+    parts = (job.lab, kind, job.sha256, job.suite, seed_id(job.seed), job.tier, job.device)
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 
@@ -130,7 +139,8 @@ def _sure(job: Job, result: SubmissionResult) -> SubmissionResult:
 def _run(course: Course, job: Job, sharing: int) -> SubmissionResult:
     """One judge process; it may have to wait for others that share its device. What goes wrong with it is infra."""
     request = json.dumps({"root": str(course.root), "job": asdict(job), "runner_pid": os.getpid()})
-    deadline_s = sharing * (course.lab(job.lab).limits(job.device).total_s + JUDGE_GRACE_S)
+    examining_s = SANITIZE_S if job.sanitize else 0.0
+    deadline_s = examining_s + sharing * (course.lab(job.lab).limits(job.device).total_s + JUDGE_GRACE_S)
     # The judge's modules come from where this one's came from, installed or not, and never from the working folder.
     homes = [str(Path(autograder.__file__).parents[1]), str(Path(labkit.__file__).parents[1])]
     environment = {**os.environ, "PYTHONHASHSEED": "0", "PYTHONPATH": os.pathsep.join(homes)}

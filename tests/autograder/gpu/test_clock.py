@@ -48,9 +48,9 @@ def timed(case: TimedCase, plan: Any) -> Timing:
 def recorded(case: TimedCase, function: Any) -> Any:
     """The plan, as data, of another's function on a case."""
     source = FromHere(SimpleNamespace(paged_attention=function))
-    from autograder.gpu.subject import _call_of
+    from autograder.gpu.subject import call_of
 
-    return source.record("paged_attention", *_call_of(case, TABLES_SEED))
+    return source.record("paged_attention", *call_of(case, TABLES_SEED))
 
 
 @pytest.mark.usefixtures("alone")

@@ -123,6 +123,15 @@ def test_noise_is_no_verdict_it_is_tried_again_and_never_scored(
     assert (later.status, later.score, len(tried)) == ("graded", 15.0, 2)
 
 
+def test_kernels_are_examined_on_a_gpu_only_and_their_results_kept_apart(
+    small_course: Course, submissions: list[Path]
+) -> None:
+    with pytest.raises(ValueError, match="--sanitize looks at kernels on a GPU"):
+        grade_files(small_course, LAB, submissions[:1], sanitize=True)
+    job = local._job(small_course, small_course.lab(LAB), submissions[0], "1", "none", "cuda")
+    assert local._job_id(job) != local._job_id(replace(job, sanitize=True))
+
+
 def test_a_judge_that_says_nothing_is_our_fault(
     small_course: Course, submissions: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
