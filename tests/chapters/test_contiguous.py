@@ -90,14 +90,24 @@ def test_the_shares_of_a_rule_are_all_of_the_memory_and_the_oracle_is_the_engine
     assert rules["grow"]["copied"] > 0 == rules["limit"]["copied"]
 
 
-def test_the_loop_for_a_callers_limit_counts_as_the_engine_counts(queue: list[tuple[int, int]]) -> None:
+def test_the_loop_for_a_callers_limit_counts_as_the_engine_counts(
+    seen: dict[str, Any], queue: list[tuple[int, int]]
+) -> None:
     import runpy
 
     from reference_impl.memory.policies import ReservedRanges, reserve_oracle
 
     builder = runpy.run_path(str(ROOT / "chapters" / "evidence" / "contiguous.py"))
     few = queue[:700]
-    total, running = builder["keep"](ReservedRanges(131_072, reserve_oracle), few)
+    told = set()
+
+    class Told(ReservedRanges):
+        def admit(self, request: int, prompt_tokens: int, max_new_tokens: int, true_new_tokens: int) -> Any:
+            told.add(max_new_tokens)
+            return super().admit(request, prompt_tokens, max_new_tokens, true_new_tokens)
+
+    total, running = builder["keep"](Told(131_072, reserve_oracle), few)
+    assert told == {seen["answer_limit"]}, "every caller allows as much as the page says"
     met = occupancy("oracle", Sizes(131_072, 8_192, placement="first"), few, warm_up=500)
     assert total == met.total
     assert running == pytest.approx(met.mean_running)
