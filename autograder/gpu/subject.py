@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from autograder.gpu.plan import PROBLEMS, Plan, PlanRefused, parse
@@ -29,6 +29,8 @@ CONTRACT = "paged_attention"
 REHEARSAL = TimedCase((5, 40), 4, 2, 64, 16, "float16")
 
 Turn = Callable[[], AbstractContextManager[None]]
+Asked = tuple[tuple[TimedCase, ...], int]
+"""Cases that are timed together, and the seed of their tables."""
 
 
 class FromWorker:
@@ -85,6 +87,14 @@ class FromHere:
         torch.cuda.empty_cache()
 
 
+@dataclass
+class Timings:
+    """What was timed already, for all objects of one submission, and what of it was told to somebody who asked."""
+
+    found: dict[Asked, list[Timing] | TestEnded] = field(default_factory=dict)
+    told: set[Asked] = field(default_factory=set)
+
+
 class PlayedFunctions(InPlaceFunctions):
     """The functions, called with torch tensors on the CPU; what a kernel wrote is copied back into them."""
 
@@ -124,39 +134,61 @@ class PlayedFunctions(InPlaceFunctions):
             raise TestEnded(Verdict.WRONG, PROBLEMS[plan.problems[0][0]])
         return plan
 
-    def timed(self, cases: Sequence[TimedCase], seed: int) -> list[Timing]:
+    def timed(self, cases: Sequence[TimedCase], seed: int, along: Sequence[Sequence[TimedCase]] = ()) -> list[Timing]:
         """Each case timed beside the reference, once for all tests that ask. The worker is ended before the clock runs.
 
-        Raises: TestEnded, also if the machine was too restless to tell (INCONCLUSIVE).
+        along: other cases that will be asked for. They are recorded and timed now, by one worker and in one process,
+        and told when they are asked for. Raises: TestEnded, also if the machine was too restless to tell
+        (INCONCLUSIVE).
         """
         key = (tuple(cases), seed)
-        if key not in self._timings:
-            try:
-                self._timings[key] = self._timed(cases, seed)
-            except TestEnded as ended:
-                self._timings[key] = ended
-        found = self._timings[key]
+        if key not in self._timings.found:
+            self._time_all(key, [(tuple(others), seed) for others in along])
+        found = self._timings.found[key]
         if isinstance(found, TestEnded):
             raise found
+        if key not in self._timings.told:
+            self._timings.told.add(key)
+            self._seen += zip(names_of(cases), found, strict=True)
         return found
 
-    def _timed(self, cases: Sequence[TimedCase], seed: int) -> list[Timing]:
-        plans = []
-        for case in cases:
-            buffers, args = call_of(case, seed)
-            data = self._source.record(CONTRACT, buffers, args)
-            self._parsed(data, sizes_of(buffers))
-            plans.append(data)
+    def _time_all(self, asked: Asked, along: Sequence[Asked]) -> None:
+        """Raises: what the student's code raised for what is asked. What it raises for others is left to who asks."""
+        plans: dict[Asked, list[Any]] = {}
+        for key in (asked, *(key for key in along if key not in self._timings.found)):
+            try:
+                plans[key] = [self._plan_of(case, key[1]) for case in key[0]]
+            except TestEnded as ended:
+                self._timings.found[key] = ended
+            except Exception:
+                if key == asked:
+                    raise
+        if not plans:
+            return
         self._source.gone()
-        # The process that has the clock has played no plan before.
-        self._stand.renew()
-        beside_us = [self._stand.textbook_us(case, self._source.left_s()) for case in cases]
-        timings = [
-            replace(self._one(plan, case, seed), textbook_us=us)
-            for plan, case, us in zip(plans, cases, beside_us, strict=True)
-        ]
-        self._seen += zip(names_of(cases), timings, strict=True)
-        return timings
+        try:
+            # The process that has the clock has played no plan before.
+            self._stand.renew()
+            beside_us = {
+                key: [self._stand.textbook_us(case, self._source.left_s()) for case in key[0]] for key in plans
+            }
+        except TestEnded as ended:
+            self._timings.found.update(dict.fromkeys(plans, ended))
+            return
+        for key, recorded in plans.items():
+            try:
+                self._timings.found[key] = [
+                    replace(self._one(plan, case, key[1]), textbook_us=us)
+                    for plan, case, us in zip(recorded, key[0], beside_us[key], strict=True)
+                ]
+            except TestEnded as ended:
+                self._timings.found[key] = ended
+
+    def _plan_of(self, case: TimedCase, seed: int) -> Any:
+        buffers, args = call_of(case, seed)
+        data = self._source.record(CONTRACT, buffers, args)
+        self._parsed(data, sizes_of(buffers))
+        return data
 
     def _one(self, plan: Any, case: TimedCase, seed: int) -> Timing:
         for _ in range(TRIES):
@@ -169,8 +201,6 @@ class PlayedFunctions(InPlaceFunctions):
         raise TestEnded(Verdict.INCONCLUSIVE, "the machine was too restless to time anything")
 
 
-Timings = dict[tuple[tuple[TimedCase, ...], int], "list[Timing] | TestEnded"]
-"""What was timed already, for all objects of one submission."""
 Seen = list[tuple[str, Timing]]
 """The name of each case that was timed, and what the clock saw, in the order of time."""
 
@@ -195,7 +225,7 @@ def rehearse(session: Session, source: FromWorker) -> None:
 
 def played(source: FromWorker | FromHere, stand: Stand, names: Sequence[str], seen: Seen | None = None) -> Make:
     """A `Make` without arguments for functions whose plans come from `source`. What is timed is added to `seen`."""
-    timings: Timings = {}
+    timings = Timings()
     told: Seen = [] if seen is None else seen
 
     def make() -> Any:

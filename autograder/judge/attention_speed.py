@@ -37,12 +37,18 @@ def unequal_cases(seed: int) -> tuple[TimedCase, ...]:
     return tuple(_case(lengths) for lengths in (spread, few_long, one_long))
 
 
-def share(subject: Any, cases: Sequence[TimedCase], seed: int) -> float:
-    """The share of the read ceiling that `subject` reaches, as the geometric mean over `cases`.
+CASES = {"equal": equal_cases, "unequal": unequal_cases}
 
+
+def share(subject: Any, kind: str, seed: int) -> float:
+    """The share of the read ceiling that `subject` reaches, as the geometric mean over the cases of one kind.
+
+    The other kinds are named too, so that one worker records all of them and one process times them.
     Raises: whatever ends a test, such as a wrong answer among the timed ones.
     """
-    timings = subject.timed(cases, seed)
+    drawn = {name: draw(seed) for name, draw in CASES.items()}
+    cases = drawn.pop(kind)
+    timings = subject.timed(cases, seed, along=list(drawn.values()))
     return math.exp(sum(math.log(timing.share) for timing in timings) / len(timings))
 
 

@@ -74,7 +74,7 @@ def test_the_bands_are_those_of_the_hidden_tests() -> None:
         share = percent / 100
         for reached, passes in ((share, True), (share * 0.999, False)):
             timing = SimpleNamespace(share=reached)
-            subject = SimpleNamespace(timed=lambda cases, seed, timing=timing: [timing])
+            subject = SimpleNamespace(timed=lambda cases, seed, along, timing=timing: [timing])
             try:
                 test.run(make=lambda subject=subject: subject, seed=3)
             except AssertionError:

@@ -32,7 +32,14 @@ class Source:
         return 60.0
 
 
-def subject(seen: Seen, wrong: str = "", drift: float = 0.0, read_bytes_per_s: float = 1e12) -> Any:
+def subject(
+    seen: Seen,
+    wrong: str = "",
+    drift: float = 0.0,
+    read_bytes_per_s: float = 1e12,
+    source: Source | None = None,
+    started: list[None] | None = None,
+) -> Any:
     """Functions whose timing takes as many microseconds as the case has tokens; the last case is `wrong`."""
 
     def time(plan: Any, case: TimedCase, seed: int, at_most_s: float) -> Timing:
@@ -43,8 +50,12 @@ def subject(seen: Seen, wrong: str = "", drift: float = 0.0, read_bytes_per_s: f
     def textbook_us(case: TimedCase, at_most_s: float) -> float | None:
         return None if case == CASES[0] else 2.0 * sum(case.lengths)
 
-    stand = cast(Stand, SimpleNamespace(time=time, textbook_us=textbook_us, renew=lambda: None))
-    return played(cast(FromHere, Source()), stand, ("paged_attention",), seen)()
+    def renew() -> None:
+        if started is not None:
+            started.append(None)
+
+    stand = cast(Stand, SimpleNamespace(time=time, textbook_us=textbook_us, renew=renew))
+    return played(cast(FromHere, source or Source()), stand, ("paged_attention",), seen)()
 
 
 def test_each_case_is_told_once_in_the_order_of_time() -> None:
@@ -79,6 +90,36 @@ def test_a_textbook_that_fails_costs_nobody_anything(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(stand, "_request", gone)
     assert stand.textbook_us(CASES[0]) is None
+
+
+def test_cases_named_along_are_timed_in_one_process_and_told_when_they_are_asked_for() -> None:
+    seen: Seen = []
+    started: list[None] = []
+    functions = subject(seen, started=started)
+    asked, others = CASES[:1], CASES[1:2]
+    functions.timed(asked, 7, along=[others])
+    assert [timing.student_us for _, timing in seen] == [66]
+    assert functions.timed(others, 7, along=[asked])[0].textbook_us == 1564.0
+    assert [timing.student_us for _, timing in seen] == [66, 782]
+    assert len(started) == 1
+
+
+def test_what_goes_wrong_in_cases_named_along_ends_only_who_asks_for_them() -> None:
+    functions = subject([], wrong="not the answer")
+    functions.timed(CASES[:2], 7, along=[CASES[2:]])
+    with pytest.raises(TestEnded, match="not the answer"):
+        functions.timed(CASES[2:], 7)
+
+    class Stumbles(Source):
+        def record(self, name: str, buffers: Any, args: Any) -> Any:
+            if buffers[0]["numel"] == 4 * 64:
+                raise ValueError("a single sequence")
+            return PLAN
+
+    functions = subject([], source=Stumbles())
+    assert functions.timed(CASES[:2], 7, along=[CASES[2:]])[0].student_us == 66
+    with pytest.raises(ValueError, match="a single sequence"):
+        functions.timed(CASES[2:], 7, along=[CASES[:2]])
 
 
 def test_nothing_is_told_of_cases_of_which_one_is_wrong() -> None:

@@ -6,7 +6,7 @@ of how time is taken.
 
 from __future__ import annotations
 
-from autograder.judge.attention_speed import equal_cases, share
+from autograder.judge.attention_speed import share
 from autograder.judge.subject import Make
 
 GROUP = "bandwidth_equal"
@@ -19,19 +19,19 @@ SLOWER = "keys and values are read at a smaller share of what this GPU can read"
 
 def test_equal_lengths_reach_30_percent(make: Make, seed: int) -> None:
     """With sequences of equal length, keys and values are read at 30 % of the read ceiling or more."""
-    assert share(make(), equal_cases(seed), seed) >= 0.3, SLOWER
+    assert share(make(), "equal", seed) >= 0.3, SLOWER
 
 
 def test_equal_lengths_reach_50_percent(make: Make, seed: int) -> None:
     """With sequences of equal length, keys and values are read at 50 % of the read ceiling or more."""
-    assert share(make(), equal_cases(seed), seed) >= 0.5, SLOWER
+    assert share(make(), "equal", seed) >= 0.5, SLOWER
 
 
 def test_equal_lengths_reach_65_percent(make: Make, seed: int) -> None:
     """With sequences of equal length, keys and values are read at 65 % of the read ceiling or more."""
-    assert share(make(), equal_cases(seed), seed) >= 0.65, SLOWER
+    assert share(make(), "equal", seed) >= 0.65, SLOWER
 
 
 def test_equal_lengths_reach_75_percent(make: Make, seed: int) -> None:
     """With sequences of equal length, keys and values are read at 75 % of the read ceiling or more."""
-    assert share(make(), equal_cases(seed), seed) >= 0.75, SLOWER
+    assert share(make(), "equal", seed) >= 0.75, SLOWER
