@@ -65,6 +65,36 @@ def float16_is_summed_in_float32(make: Make) -> None:
     check_near(given, attend(make, given))
 
 
+def float16_products_are_summed_in_float32(make: Make) -> None:
+    """Products of float16 numbers add up to 131,072 before the scale makes 32 of them: float16 ends at 65,504."""
+    given = batch(
+        [9],
+        dtype="float16",
+        scale=2.0**-12,
+        queries=lambda query: query * 0 + 64,
+        keys=_scored(lambda token, _: 64.0 if token == 4 else 62.0),
+    )
+    check_near(given, attend(make, given))
+
+
+def float16_weights_are_summed_in_float32(make: Make) -> None:
+    """In float16 too weights are added in float32: a thousand small ones beside a large one count for 0.6 percent."""
+    # exp(-12), and a tile of 64 of them, is less than half of the step between float16 numbers behind 1.
+    first = _scored(lambda token, _: 12 / 32 if token == 0 else 0.0)
+    given = batch(
+        [1001],
+        heads=1,
+        kv_heads=1,
+        block_size=32,
+        dtype="float16",
+        scale=1.0,
+        queries=_ones,
+        keys=first,
+        values=lambda row, numbers: numbers * 0 + 1,
+    )
+    check_near(given, attend(make, given))
+
+
 def float32_keeps_its_precision(make: Make) -> None:
     """In float32 the error is at most 1e-5 of the answer (on a GPU a tl.dot needs input_precision="ieee" for it)."""
     given = batch([33, 20], heads=4, head_dim=64, block_size=16)
@@ -116,6 +146,8 @@ NUMERICS = group(
     scores_far_below_zero_do_not_vanish,
     a_late_maximum_rescales_what_came_before,
     float16_is_summed_in_float32,
+    float16_products_are_summed_in_float32,
+    float16_weights_are_summed_in_float32,
     float32_keeps_its_precision,
     needs=("paged_attention",),
     where=where,

@@ -140,6 +140,24 @@ MISTAKES: dict[str, Mistake] = {
             "found = (found * fade + tl.sum(weight[:, None] * value, 0)).to(tl.float16).to(tl.float32)",
         ),
     ),
+    "products_in_float16": _one_head(
+        "numerics",
+        "float16_products_are_summed_in_float32",
+        ("head * query_head + dim).to(tl.float32)", "head * query_head + dim)"),
+        (
+            "key = tl.load(from_key, mask=there[:, None], other=0.0).to(tl.float32)",
+            "key = tl.load(from_key, mask=there[:, None], other=0.0)",
+        ),
+        ("tl.sum(numbers[None, :] * key, 1) * scale", "tl.sum(numbers[None, :] * key, 1).to(tl.float32) * scale"),
+    ),
+    "weights_counted_in_float16": _one_head(
+        "numerics",
+        "float16_weights_are_summed_in_float32",
+        (
+            "total = total * fade + tl.sum(weight, 0)",
+            "total = (total * fade + tl.sum(weight, 0)).to(tl.float16).to(tl.float32)",
+        ),
+    ),
     "sixteen_bits_are_enough": _one_head(
         "numerics",
         "float32_keeps_its_precision",

@@ -75,6 +75,21 @@ def test_each_mistake_is_caught_by_the_property_that_speaks_of_it(
     assert "expected" in told[mistake.prop]
 
 
+# What it reads lies outside of all memory: to try it would end the notebook's process, and explain nothing.
+UNTRIED = {"garbage_entries_are_addresses"}
+
+
+@pytest.mark.long
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize("wrong", corpus.wrong(LAB), ids=lambda wrong: wrong.path.stem)
+def test_a_student_learns_of_every_misconception_but_one_that_would_end_their_notebook(
+    wrong: corpus.Wrong, model_solution: SimpleNamespace
+) -> None:
+    written = load_module(wrong.path, f"public_{wrong.path.stem}")
+    through = all(not failed(group, written) for group in GRADED)
+    assert through == (wrong.path.stem in UNTRIED)
+
+
 def test_every_property_has_a_mistake_that_it_catches() -> None:
     caught = {(mistake.group, mistake.prop) for mistake in MISTAKES.values()}
     everything = {(name, prop.__name__) for name in GRADED for prop in groups(LAB)[name].properties}
