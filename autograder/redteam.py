@@ -121,25 +121,26 @@ def run(
 
     for wave in waves(told, device, jobs):
         found: dict[str, Trial] = {}
-        ahead = [each.path.stem for each in wave]
+        ahead = [str(each.path) for each in wave]
 
         def ended(trial: Trial, found: dict[str, Trial] = found, ahead: list[str] = ahead) -> None:
-            found[trial.name] = trial
+            found[trial.result.submission] = trial
             while ahead and ahead[0] in found:
                 first = found[ahead.pop(0)]
                 if not _disturbed(first, jobs):
                     say(first)
 
         def again(trial: Trial, found: dict[str, Trial] = found) -> None:
-            harm = (fault for fault in found[trial.name].faults if fault.startswith(HARMED))
-            found[trial.name] = replace(trial, faults=(*harm, *trial.faults))
-            say(found[trial.name])
+            path = trial.result.submission
+            harm = (fault for fault in found[path].faults if fault.startswith(HARMED))
+            found[path] = replace(trial, faults=(*harm, *trial.faults))
+            say(found[path])
 
         grade(wave, jobs, ended)
         for each in wave:
-            if _disturbed(found[each.path.stem], jobs):
+            if _disturbed(found[str(each.path)], jobs):
                 grade([each], 1, again)
-        trials += (found[each.path.stem] for each in wave)
+        trials += (found[str(each.path)] for each in wave)
     return trials
 
 

@@ -28,6 +28,8 @@ HEADER = struct.Struct("!I")
 JSON_BYTES_MAX = 32 << 20
 BLOB_BYTES_MAX = 1 << 30
 END_S = 30.0
+READY = "ready"
+"""The request that is answered as soon as this process has imported what it needs, before it touches the GPU."""
 TAIL_BYTES = 2000
 
 
@@ -170,6 +172,9 @@ def main() -> None:
     while header := source.read(HEADER.size):
         request = json.loads(source.read(HEADER.unpack(header)[0]))
         blobs = [source.read(size) for size in request.pop("blobs")]
+        if request["op"] == READY:
+            write_frame(answers, {})
+            continue
         reply, found, ended = server.answer(request, blobs)
         write_frame(answers, reply, found)
         if ended:

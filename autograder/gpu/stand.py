@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-from autograder.gpu.process import Replay, ReplayGone, encoded
+from autograder.gpu.process import READY, Replay, ReplayGone, encoded
 from autograder.gpu.timed import TimedCase, Timing
 from autograder.gpu.turns import Turns
 from autograder.judge.remote import TestEnded
@@ -64,6 +64,8 @@ class Stand:
 
     def _canary(self) -> None:
         assert self._replay is not None
+        # It imports torch, which needs no turn on the GPU.
+        self._replay.request(START_S, op=READY)
         with self.together():
             facts, _ = self._replay.request(START_S, op="canary")
         self.gpu = str(facts["gpu"])
@@ -81,14 +83,14 @@ class Stand:
     def time(self, plan: Any, case: TimedCase, tables_seed: int, at_most_s: float = TIME_S) -> Timing:
         """A plan timed on a case (clock.py). Raises: TestEnded if that went wrong on the GPU."""
         told = {"plan": encoded(plan), "case": case.to_json(), "tables_seed": tables_seed}
-        reply, _ = self._request(self._alone(), min(TIME_S, at_most_s), (), op="time", **told)
+        reply, _ = self._request(self.alone(), min(TIME_S, at_most_s), (), op="time", **told)
         return Timing(**reply)
 
     def textbook_us(self, case: TimedCase, at_most_s: float = TIME_S) -> float | None:
         """A textbook's kernel on a case (textbook.py); None if there is no time. To be asked before any play."""
         try:
             deadline_s = min(TIME_S, at_most_s)
-            reply, _ = self._request(self._alone(), deadline_s, (), op="textbook", case=case.to_json())
+            reply, _ = self._request(self.alone(), deadline_s, (), op="textbook", case=case.to_json())
         except TestEnded:
             # No kernel but ours has run: nobody loses anything but a bar in a figure.
             return None
@@ -99,7 +101,8 @@ class Stand:
         """A turn on the GPU beside other judges'."""
         return nullcontext() if self.turns is None else self.turns.together()
 
-    def _alone(self) -> AbstractContextManager[None]:
+    def alone(self) -> AbstractContextManager[None]:
+        """A turn beside nobody, for the clock."""
         return nullcontext() if self.turns is None else self.turns.alone()
 
     def _request(

@@ -169,12 +169,14 @@ class PlayedFunctions(InPlaceFunctions):
         try:
             # The process that has the clock has played no plan before.
             self._stand.renew()
-            beside_us = {
-                key: [self._stand.textbook_us(case, self._source.left_s()) for case in key[0]] for key in plans
-            }
+            with self._stand.alone():
+                self._take_times(plans)
         except TestEnded as ended:
             self._timings.found.update(dict.fromkeys(plans, ended))
-            return
+
+    def _take_times(self, plans: Mapping[Asked, list[Any]]) -> None:
+        """Raises: TestEnded if no time is left for the first of them."""
+        beside_us = {key: [self._stand.textbook_us(case, self._source.left_s()) for case in key[0]] for key in plans}
         for key, recorded in plans.items():
             try:
                 self._timings.found[key] = [

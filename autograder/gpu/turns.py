@@ -11,38 +11,49 @@ from __future__ import annotations
 import fcntl
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
 
 GATE, ROOM = "gpu.gate", "gpu.room"
 
 
 class Turns:
-    """The turns of one judge. `waited_s` is what it has waited for them so far."""
+    """The turns of one judge, which has one at a time: what it does in a turn may ask for a turn again, and has it.
+
+    `waited_s` is what it has waited so far. Not safe for threads.
+    """
 
     def __init__(self, folder: Path, waited: Callable[[float], None] = lambda seconds: None) -> None:
         """folder: the same for all judges that share the GPU. `waited` is told the seconds after each wait."""
         self._gate, self._room = folder / GATE, folder / ROOM
         self._waited = waited
+        self._kind = 0
+        """Of the turn that it has; 0 between turns."""
         self.waited_s = 0.0
 
+    def together(self) -> AbstractContextManager[None]:
+        """A turn beside others of this kind; inside a turn of either kind, that one."""
+        return nullcontext() if self._kind else self._turn(fcntl.LOCK_SH)
+
+    def alone(self) -> AbstractContextManager[None]:
+        """A turn beside nobody: the others' have ended, and new ones wait. Raises: RuntimeError inside of the other
+        kind of turn, as two who stay in theirs would wait for each other."""
+        if self._kind == fcntl.LOCK_SH:
+            raise RuntimeError("a turn alone cannot begin inside a turn beside others")
+        return nullcontext() if self._kind else self._turn(fcntl.LOCK_EX)
+
     @contextmanager
-    def together(self) -> Iterator[None]:
-        """A turn beside others of this kind."""
+    def _turn(self, kind: int) -> Iterator[None]:
         start = time.monotonic()
         with ExitStack() as room:
             with _locked(self._gate, fcntl.LOCK_EX):
-                room.enter_context(_locked(self._room, fcntl.LOCK_SH))
-            self._tell(start)
-            yield
-
-    @contextmanager
-    def alone(self) -> Iterator[None]:
-        """A turn beside nobody: the others' have ended, and new ones wait."""
-        start = time.monotonic()
-        with _locked(self._gate, fcntl.LOCK_EX), _locked(self._room, fcntl.LOCK_EX):
-            self._tell(start)
-            yield
+                room.enter_context(_locked(self._room, kind))
+            self._kind = kind
+            try:
+                self._tell(start)
+                yield
+            finally:
+                self._kind = 0
 
     def _tell(self, start: float) -> None:
         seconds = time.monotonic() - start

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -54,7 +55,7 @@ def subject(
         if started is not None:
             started.append(None)
 
-    stand = cast(Stand, SimpleNamespace(time=time, textbook_us=textbook_us, renew=renew))
+    stand = cast(Stand, SimpleNamespace(time=time, textbook_us=textbook_us, renew=renew, alone=nullcontext))
     return played(cast(FromHere, source or Source()), stand, ("paged_attention",), seen)()
 
 

@@ -28,13 +28,12 @@ def in_a_thread(turns: Turns, kind: str, leave: threading.Event) -> Iterator[thr
             there.set()
             leave.wait(LONG_S)
 
-    thread = threading.Thread(target=stay, daemon=True)
-    thread.start()
+    threading.Thread(target=stay, daemon=True).start()
     try:
         yield there
     finally:
+        # Not waited for: it may stand behind the test's own turn.
         leave.set()
-        thread.join(LONG_S)
 
 
 @pytest.mark.parametrize(
@@ -62,6 +61,37 @@ def test_whoever_comes_after_the_clock_waits_behind_it(tmp_path: Path) -> None:
         assert not clock.wait(SOON_S)
         with in_a_thread(Turns(tmp_path), "together", leave) as later:
             assert not later.wait(SOON_S)
+
+
+@pytest.mark.parametrize("kind", ["alone", "together"])
+def test_who_has_a_turn_has_it_for_all_that_is_done_in_it(tmp_path: Path, kind: str) -> None:
+    leave = threading.Event()
+    turns = Turns(tmp_path)
+    with getattr(turns, kind)():
+        with turns.together():
+            pass
+        # The turn goes on, and whoever waits for it is in nobody's way.
+        with in_a_thread(Turns(tmp_path), "alone", leave) as clock:
+            assert not clock.wait(SOON_S)
+            with turns.together():
+                pass
+    with turns.alone():
+        pass
+
+
+def test_a_turn_that_ended_with_an_error_is_over(tmp_path: Path) -> None:
+    turns = Turns(tmp_path)
+    with pytest.raises(KeyError), turns.together():
+        raise KeyError
+    leave = threading.Event()
+    with in_a_thread(Turns(tmp_path), "alone", leave) as other:
+        assert other.wait(LONG_S)
+
+
+def test_the_clock_asks_for_its_turn_outside_of_another(tmp_path: Path) -> None:
+    turns = Turns(tmp_path)
+    with turns.together(), pytest.raises(RuntimeError, match="inside a turn beside others"):
+        turns.alone()
 
 
 def test_a_wait_is_told_and_no_wait_is_none(tmp_path: Path) -> None:
