@@ -190,6 +190,8 @@ def test_grade_says_by_its_exit_code_that_a_file_could_not_be_graded(
         (("grade", LAB, "x.py"), "no such file: x.py"),
         (("grade", LAB, "x.py", "--device", "cuda"), "no group that runs on a GPU"),
         (("grade", LAB, "x.py", "--slots", "0"), "--slots must be at least 1, got 0"),
+        (("redteam", "--jobs", "0"), "--jobs must be at least 1, got 0"),
+        (("redteam", "--resume"), "--resume goes on with the file that --json names"),
         (("report", "lab9"), "no lab 'lab9'"),
         (("bundle", "lab9"), "no lab 'lab9'"),
         (("autograde", LAB), "no submission"),

@@ -6,6 +6,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from autograder.gpu.timed import Timing
 from autograder.judge import grade as grading
 from autograder.judge.grade import Job, grade
 from autograder.judge.subject import LocalSubject
-from autograder.judge.verdicts import SubmissionResult, TimingResult, Verdict
+from autograder.judge.verdicts import GroupResult, SubmissionResult, TestResult, TimingResult, Verdict
 from autograder.sandbox import tiers
 from autograder.sandbox.limits import Limits
 
@@ -272,12 +273,14 @@ class Clock:
     def __exit__(self, *_: object) -> None:
         pass
 
+    together = staticmethod(nullcontext)
+
 
 @pytest.fixture
 def on_a_gpu(small_course: Course, tmp_path: Path, honest: str, monkeypatch: pytest.MonkeyPatch) -> Grader:
     """Grade as on a GPU, with subjects of ours whose timing is `timing`, seen once for both tests."""
 
-    def run(timing: Timing, tests: str = TIMED) -> SubmissionResult:
+    def run(timing: Timing, tests: str = TIMED, sanitize: bool = False) -> SubmissionResult:
         def make_both(lab: Any, name: str, session: Any, faults: Any, stand: Any, seen: Any) -> Any:
             class Timed(LocalSubject):
                 def timed(self) -> None:
@@ -292,7 +295,7 @@ def on_a_gpu(small_course: Course, tmp_path: Path, honest: str, monkeypatch: pyt
         path = tmp_path / "mine.py"
         path.write_text(f"{honest}\nBlockAllocator = Honest\n")
         sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-        return grade(small_course, Job(LAB, str(path), "mine.py", sha256, "9-test", 7, "none", "cuda"), FAST)
+        return grade(small_course, Job(LAB, str(path), "mine.py", sha256, "9-test", 7, "none", "cuda", sanitize), FAST)
 
     return run
 
@@ -301,6 +304,18 @@ def test_what_the_clock_saw_is_told_once_under_its_group_and_rounded(on_a_gpu: G
     result = on_a_gpu(Timing(131.2345, 117.0, 119.0, 400_123_456, 3.3e12, ""))
     assert result.status == "graded"
     assert result.timings == (TimingResult("cost", "equal lengths, batch 1 of 1", 131.0, 118.0, 0.924, 1.03),)
+
+
+def test_a_look_at_memory_accesses_is_a_group_behind_the_others_and_changes_no_score(
+    on_a_gpu: Grader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = GroupResult("sanitizer", "A look", 0.0, (TestResult("test_a", Verdict.WRONG, "Not so.", counts=False),))
+    monkeypatch.setattr("autograder.gpu.sanitize.group", lambda source, turn: found)
+    timing = Timing(131.0, 117.0, 119.0, 400_000_000, 3.3e12, "")
+    without, examined = on_a_gpu(timing), on_a_gpu(timing, sanitize=True)
+    assert examined.groups == (*without.groups, found)
+    assert (examined.score, examined.max_score) == (without.score, without.max_score)
+    assert SubmissionResult.from_json(examined.to_json()) == examined
 
 
 def test_without_a_clock_there_are_no_timings(on_a_gpu: Grader, graded: Grader) -> None:
