@@ -59,6 +59,8 @@ def read(path: Path) -> list[dict[str, Any]]:
     trials = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(trials, list) or not all(isinstance(t, dict) and set(NEEDED) <= t.keys() for t in trials):
         raise ValueError(f"{path} is no record of `course redteam --json`")
+    if len(devices := {trial["device"] for trial in trials}) > 1:
+        raise ValueError(f"{path} has trials of {' and '.join(sorted(devices))}; write a file for each with --device")
     return trials
 
 

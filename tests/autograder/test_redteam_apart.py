@@ -85,3 +85,6 @@ def test_the_command_fails_if_honest_work_differs(tmp_path: Path, capsys: pytest
     assert main([*command, str(files[0]), str(files[2])]) == 1
     assert "is no record of `course redteam --json`" in capsys.readouterr().err
     assert read(files[0])[0]["name"] == "a"
+    files[2].write_text(json.dumps([trial("cpu", ended(Verdict.PASS)), trial("cuda", ended(Verdict.PASS))]))
+    assert main([*command, str(files[0]), str(files[2])]) == 1
+    assert "has trials of cpu and cuda; write a file for each" in capsys.readouterr().err
