@@ -321,6 +321,7 @@ def _noise(course: Course, args: argparse.Namespace) -> int:
 
 def _doctor(course: Course, args: argparse.Namespace) -> int:
     from autograder.sandbox.doctor import examine, tiers_here
+    from autograder.sandbox.tiers import without_bytecode
 
     works = tiers_here()
     for tier, ok in works.items():
@@ -333,6 +334,12 @@ def _doctor(course: Course, args: argparse.Namespace) -> int:
             print(f"  {'ok ' if finding.ok else 'BAD'} {finding.probe}: {finding.detail}")
         if bad:
             raise UserError(f"{bad} probes of tier {tier} did not end as they must; do not grade with it")
+    packages = {name for lab in course.labs() for name in lab.suite.PACKAGES}
+    if slow := without_bytecode(sorted(packages)):
+        print(
+            f"bytecode: missing for {len(slow)} packages of the labs, which every worker then compiles anew, for seconds; "
+            f"run: {sys.executable} -m compileall -q {slow[0].parent}"
+        )
     for tool, use in (("chromium", "tests of the site"), ("nvidia-smi", "GPU groups")):
         print(f"{tool}: {shutil.which(tool) or f'not found ({use})'}")
     if not any(works.values()):

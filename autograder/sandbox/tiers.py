@@ -86,6 +86,18 @@ def mounts(packages: Sequence[str], boxed: bool = True, gpu: bool = False) -> Mo
     return Mounts(tuple(pairs), "/course/worker/shim.py", ("/course/packages",), devices)
 
 
+def without_bytecode(packages: Sequence[str]) -> list[Path]:
+    """Folders of `packages`, and of what they need, that nobody compiled: a worker cannot write there, so each one
+    compiles anew whatever it imports. Raises: ValueError for a package that is not installed."""
+    folders = {path for name in _with_requirements(packages) for path in _distribution(name)}
+    modules = {folder: folder / "__init__.py" for folder in folders}
+    return sorted(
+        folder
+        for folder, module in modules.items()
+        if module.is_file() and not Path(importlib.util.cache_from_source(str(module))).is_file()
+    )
+
+
 def gpu_environment() -> dict[str, str]:
     """The variables that a worker with a GPU keeps of this process's."""
     return {name: os.environ[name] for name in KEPT_FOR_A_GPU if name in os.environ}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import py_compile
 from pathlib import Path
 
 import pytest
@@ -75,3 +76,15 @@ def test_every_deny_says_how_it_must_be_refused() -> None:
 
     denies = {line[4:].partition("(")[0] for line in PROBES.splitlines() if line.startswith("def deny_")}
     assert set(REFUSALS) == denies
+
+
+def test_a_package_that_nobody_compiled_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("swift", "slow"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text("x = 1\n")
+        (tmp_path / f"{name}-1.dist-info").mkdir()
+        (tmp_path / f"{name}-1.dist-info" / "METADATA").write_text(f"Name: {name}\nVersion: 1\n")
+        (tmp_path / f"{name}-1.dist-info" / "RECORD").write_text(f"{name}/__init__.py,,\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    py_compile.compile(str(tmp_path / "swift" / "__init__.py"))
+    assert tiers.without_bytecode(["swift", "slow"]) == [tmp_path / "slow"]
