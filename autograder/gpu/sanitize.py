@@ -99,7 +99,8 @@ def examine(data: Any, plan: Plan, blobs: Sequence[bytes]) -> Counter[tuple[str,
         ended = said.read_bytes().strip() == PLAYED
     found = accesses(text.splitlines(), {kernel.name for kernel in plan.kernels})
     if not found and not ended:
-        raise NotExamined(f"{TOOL} did not work here")
+        reasons = [line.partition("Error: ")[2].strip().rstrip(".") for line in text.splitlines() if "Error: " in line]
+        raise NotExamined(f"{TOOL} did not work here" + "".join(f" ({reason[:100]})" for reason in reasons[:1]))
     return found
 
 

@@ -88,7 +88,10 @@ def test_without_the_tool_nothing_is_run_and_nothing_lost(monkeypatch: pytest.Mo
 
 def test_a_tool_that_does_not_work_is_no_finding(tool: Tool, monkeypatch: pytest.MonkeyPatch) -> None:
     tool("exit 3\n")
-    with pytest.raises(NotExamined, match="did not work here"):
+    with pytest.raises(NotExamined, match=r"did not work here$"):
+        examine(DATA, PLAN, [])
+    tool('echo "========= Error: no device." > "$LOG"; exit 255\n')
+    with pytest.raises(NotExamined, match=r"did not work here \(no device\)$"):
         examine(DATA, PLAN, [])
     tool("exec sleep 60\n")
     monkeypatch.setattr(sanitize, "DEADLINE_S", 0.3)
