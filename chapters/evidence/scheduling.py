@@ -280,7 +280,8 @@ def small() -> dict[str, list[int]]:
 def story() -> dict[str, Any]:
     """A few requests and three scarcities, a step of the scheduler a step of the figure; told by the engine's log.
 
-    The events are the log's. Those of one step are put under one call, and the last has the plan's reason to wait.
+    The events are the log's. Those of one step are put under one call, and the last of the plan, before anything is
+    computed or given back, has the plan's reason to wait.
     """
     log = EventLog()
     scheduler = ContinuousBatching(
@@ -297,6 +298,7 @@ def story() -> dict[str, Any]:
             if STORY[request.request][0] == step:
                 assert scheduler.add(request) is None, "every request of the story can be served"
         plan = scheduler.schedule()
+        planned = len(log.events) - heard
         why = [reason for reason in scheduler.num_waiting_by_reason() if reason != BEHIND]
         waiting = [row.request for row in requests if left[row.request] and row not in scheduler.running.in_order()]
         makes = {r for r, new in plan.scheduled.items() if plan.computed[r] + new == requests[r].num_tokens}
@@ -304,9 +306,9 @@ def story() -> dict[str, Any]:
             left[number] -= 1
         scheduler.finish_step({number for number in makes if not left[number]})
         step += 1
-        head = min((r for r in waiting if STORY[r][0] < step), default=None)
-        waits.append({"step": step, "head": head, "for": _what(why[0]) if why else "", "tokens": dict(plan.scheduled)})
-        events += _as_one(log.events[heard:], step, waits[-1])
+        line = [r for r in waiting if STORY[r][0] < step]
+        waits.append({"step": step, "line": line, "for": _what(why[0]) if why else "", "tokens": dict(plan.scheduled)})
+        events += _as_one(log.events[heard:], planned, step, waits[-1])
     scheduler.check_invariants()
     return {"events": events, "waits": waits, "budget": STORY_BUDGET, "slots": STORY_SLOTS, "blocks": STORY_BLOCKS}
 
@@ -318,14 +320,19 @@ _FOR = {
 }
 
 
-def _as_one(events: Sequence[Event], step: int, wait: dict[str, Any]) -> list[Event]:
-    """All events of one step of the scheduler as one step of the figure; only its last state is shown."""
+def _as_one(events: Sequence[Event], planned: int, step: int, wait: dict[str, Any]) -> list[Event]:
+    """All events of one step of the scheduler, `planned` of them the plan's, as one step of the figure.
+
+    Only its last state is shown.
+    """
     tokens = wait["tokens"]
     told = f"step {step}: {' + '.join(map(str, tokens.values()))} = {sum(tokens.values())} tokens"
     one = [{name: event[name] for name in ("kind", "sentence", "seq", "blocks")} for event in events]
     one = [{"call": step, "told": told, **event} for event in one]
     if wait["for"]:
-        one[-1]["sentence"] += f" Request {wait['head']} waits: {_FOR[wait['for']]}."
+        head, *others = wait["line"]
+        behind = f", and behind it request {' and '.join(map(str, others))}" if others else ""
+        one[max(0, planned - 1)]["sentence"] += f" Request {head} waits: {_FOR[wait['for']]}{behind}."
     one[-1] |= {name: events[-1][name] for name in ("state", "fault")}
     return one
 

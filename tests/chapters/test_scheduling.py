@@ -126,6 +126,13 @@ def test_the_story_is_a_log_and_each_scarcity_is_really_the_only_one(chapter: An
     assert states[refused["call"]]["waiting"] == [4, 5], "request 5 stands behind the one that is refused"
     assert states[int(chapter.glued["slots_step"])]["num_free"] == int(chapter.glued["slots_free"]) > 1
     assert all(not event.get("fault") for event in story["events"])
+    for wait in story["waits"]:
+        if not wait["for"]:
+            continue
+        kinds = [event["kind"] for event in story["events"] if event["call"] == wait["step"]]
+        sentences = [event["sentence"] for event in story["events"] if event["call"] == wait["step"]]
+        (said,) = (n for n, sentence in enumerate(sentences) if f" Request {wait['line'][0]} waits: " in sentence)
+        assert not {"write", "free"}.intersection(kinds[: said + 1]), "the reason is told before anything is given back"
 
 
 def test_the_waiting_is_for_what_each_row_of_the_table_is_named_after(seen: dict[str, Any]) -> None:
