@@ -20,6 +20,9 @@ _DONE = "course-site"
 _KEEP_MATHJAX = ("tex-chtml.js", "output/chtml/fonts/woff-v2/", "input/tex/extensions/", "a11y/", "sre/", "ui/")
 """What a page can ask of MathJax: the bundle that pages link, its fonts, and what the bundle loads on demand."""
 
+_WORDS_A_MINUTE, _LINE_S, _FIGURE_S = 200, 5, 40
+"""How fast one reads: prose, a visible line of code, a figure or a question. The page "Start here" says the same."""
+
 _GLUE_ROLE = re.compile(r"\{glue(?::text)?\}`([^`:]+)(?::([^`]+))?`")
 
 
@@ -30,7 +33,9 @@ def patch_site(html: Path) -> int:
         text = page.read_text(encoding="utf-8")
         if f'name="{_DONE}"' in text:
             continue
-        page.write_text(patch_page(text, has_notebook=_notebook_beside(html, page).is_file()), encoding="utf-8")
+        has_notebook = _notebook_beside(html, page).is_file()
+        is_chapter = has_notebook and page.relative_to(html).parts[0] == "chapters"
+        page.write_text(patch_page(text, has_notebook=has_notebook, is_chapter=is_chapter), encoding="utf-8")
         mended += 1
     _prune_mathjax(html / "_static" / "mathjax")
     return mended
@@ -41,8 +46,9 @@ def pages(html: Path) -> Iterator[Path]:
     return (page for page in sorted(html.rglob("*.html")) if "_static" not in page.relative_to(html).parts)
 
 
-def patch_page(text: str, *, has_notebook: bool = False) -> str:
-    """One page's HTML with the template's faults mended. `has_notebook`: an .ipynb lies beside its text source."""
+def patch_page(text: str, *, has_notebook: bool = False, is_chapter: bool = False) -> str:
+    """One page's HTML with the template's faults mended. `has_notebook`: an .ipynb lies beside its text source;
+    `is_chapter`: it says how long it takes to read."""
     soup = BeautifulSoup(text, "html.parser")
     _drop_what_fetches(soup)
     _mend_head(soup)
@@ -50,6 +56,8 @@ def patch_page(text: str, *, has_notebook: bool = False) -> str:
     _mend_landmarks(soup)
     if has_notebook:
         _offer_notebook(soup)
+    if is_chapter:
+        _say_reading_time(soup)
     return str(soup)
 
 
@@ -128,6 +136,35 @@ def _offer_notebook(soup: BeautifulSoup) -> None:
         label = link.select_one(".btn__text-container")
         if label is not None:
             label.string = ".ipynb"
+
+
+def _say_reading_time(soup: BeautifulSoup) -> None:
+    """The reading time of a chapter under its title, once."""
+    title = soup.select_one("article h1")
+    if title is None or soup.select_one("p.reading-time") is not None:
+        return
+    said = soup.new_tag("p", attrs={"class": "reading-time"})
+    said.string = f"About {reading_minutes(soup)} minutes to read"
+    title.insert_after(said)
+
+
+def reading_minutes(soup: BeautifulSoup) -> int:
+    """Minutes to read the article of a page: its words, the lines of code that it shows, its figures and questions.
+
+    What is folded takes no time, and neither do exercises, which are work. Cost: the page is parsed once more.
+    """
+    article = BeautifulSoup(str(soup.select_one("article") or ""), "html.parser")
+    figures = len(article.select(".cell_output .output.text_html, .cell_output img"))
+    for part in article.select(
+        "details, script, style, .cell_output .output.text_html, #exercises, .headerlink, .toggle"
+    ):
+        part.decompose()
+    lines = 0
+    for code in article.select(".cell_input"):
+        lines += sum(bool(line.strip()) for line in code.get_text().splitlines())
+        code.decompose()
+    words = len(article.get_text(" ").split())
+    return max(1, round(words / _WORDS_A_MINUTE + (lines * _LINE_S + figures * _FIGURE_S) / 60))
 
 
 def write_notebooks(executed: Path, html: Path) -> list[Path]:

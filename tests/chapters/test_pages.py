@@ -66,6 +66,7 @@ def test_the_lab_page_says_how_to_unpack_and_install_its_own_archive(name: str) 
 @pytest.mark.parametrize(
     ("chapter", "glued"),
     [
+        ("start", "padding"),
         ("rectangles", "share16"),
         ("sides", "rounding"),
         ("packing", "over_time"),

@@ -8,7 +8,7 @@ import pytest
 from bs4 import BeautifulSoup
 
 from autograder.release.site_audit import audit, external_requests
-from autograder.release.site_pages import patch_page, patch_site, plain_notebook, write_notebooks
+from autograder.release.site_pages import patch_page, patch_site, plain_notebook, reading_minutes, write_notebooks
 
 
 def requests_of(html):
@@ -156,3 +156,48 @@ def test_the_download_button_of_a_text_chapter_gives_a_notebook(tmp_path):
     patch_site(html)
     assert 'href="_sources/c.ipynb"' in (html / "c.html").read_text()
     assert 'href="_sources/c.md"' in (html / "plain.html").read_text()
+
+
+def article(words=0, lines=0, figures=0, more=""):
+    code = "\n".join(["x = 1"] * lines)
+    return (
+        f"<article><h1>Title</h1><p>{'word ' * words}</p>"
+        f'<div class="cell"><div class="cell_input"><pre>{code}</pre></div></div>'
+        + '<div class="cell_output"><div class="output text_html"><p>seen, not read</p></div></div>' * figures
+        + f"{more}</article>"
+    )
+
+
+def minutes(**parts):
+    return reading_minutes(BeautifulSoup(article(**parts), "html.parser"))
+
+
+def test_reading_time_counts_words_shown_code_and_figures():
+    assert minutes(words=2_000) == 10
+    assert minutes(words=2_000, lines=60) == 15
+    assert minutes(words=2_000, lines=60, figures=3) == 17
+    assert minutes() == 1
+
+
+@pytest.mark.parametrize(
+    "hidden",
+    [
+        f"<details><summary>Answer</summary><p>{'word ' * 2_000}</p></details>",
+        f'<details class="hide"><div class="cell_input"><pre>{"x = 1" * 2_000}</pre></div></details>',
+        f'<section id="exercises"><p>{"word " * 2_000}</p></section>',
+        f"<script>{'word ' * 2_000}</script>",
+    ],
+    ids=["folded answer", "folded code", "exercises", "script"],
+)
+def test_reading_time_leaves_out_what_is_folded_and_what_is_work(hidden):
+    assert minutes(words=200, more=hidden) == 1
+
+
+def test_a_chapter_says_its_reading_time_once_below_its_title_and_other_pages_do_not():
+    page = f"<html><head></head><body>{article(words=2_000)}</body></html>"
+    once = patch_page(page, is_chapter=True)
+    soup = BeautifulSoup(patch_page(once, is_chapter=True), "html.parser")
+    (said,) = soup.select(".reading-time")
+    assert said.get_text() == "About 10 minutes to read"
+    assert said.find_previous_sibling("h1") is not None
+    assert "reading-time" not in patch_page(page)
