@@ -30,7 +30,7 @@ from reference_impl.sched import (
 from reference_impl.sched.lifecycle import BEHIND
 from reference_impl.sched.setup import Setup
 from reference_impl.sched.setup import build as made
-from reference_impl.sim.arrivals import Arrival, poisson
+from reference_impl.sim.arrivals import Arrival, faster, poisson
 from reference_impl.sim.cost import CostModel
 from reference_impl.sim.device import DEVICES, MODELS
 from reference_impl.sim.work import StepWork, work_of
@@ -41,7 +41,7 @@ SETUP = Setup("paged", "continuous", COST.model.kv_tokens_on(COST.device), LONGE
 REQUESTS, SEED = 1_500, 0
 RATES = {"static": (1, 2, 3, 4, 6), "continuous": (2, 4, 8, 12, 16, 20, 22, 24, 28)}
 """Requests a second."""
-OVERLOAD, BUSY = 28, 24
+OVERLOAD, BUSY, RECORDED_PER_S = 28, 24, 20
 COUNTS = (750, 1_500, 3_000)
 TTFT_S, TPOT_S = 1.0, 0.05
 """What a request must keep to be good."""
@@ -75,6 +75,7 @@ def build() -> dict[str, Any]:
         "targets": {"ttft_s": TTFT_S, "tpot_s": TPOT_S},
         "mean_tokens": _mean([row.prompt_tokens + row.output_tokens / 2 for row in coming]),
         "load": {name: [at_rate(coming, rate, name) for rate in rates] for name, rates in RATES.items()},
+        "recorded": recorded(coming, RECORDED_PER_S),
         "requests": REQUESTS,
         "growth": [{"requests": n, **at_rate(conversations(n), OVERLOAD, "continuous")} for n in COUNTS],
         "scarce": [scarcity(coming, *row) for row in SCARCE],
@@ -197,6 +198,15 @@ def at_rate(coming: list[Arrival], rate_per_s: float, scheduler: str) -> dict[st
         "tokens_per_s": sum(row.output_tokens for row in done.served) / done.seconds,
         "last_arrival_s": max(row.arrival_s for row in done.served),
     }
+
+
+def recorded(coming: list[Arrival], rate_per_s: float) -> dict[str, Any]:
+    """The same requests at their own moments, sped up to this mean rate."""
+    start_s = coming[0].arrival_s
+    own = [replace(row, arrival_s=row.arrival_s - start_s) for row in coming]
+    factor = rate_per_s * own[-1].arrival_s / (len(own) - 1)
+    done = replay(faster(own, factor), made(SETUP))
+    return {"rate": rate_per_s, "ttft": _quantiles([row.ttft_s for row in done.served])}
 
 
 def scarcity(coming: list[Arrival], name: str, budget: int, slots: int) -> dict[str, Any]:

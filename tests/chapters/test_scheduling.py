@@ -182,6 +182,19 @@ def test_a_rate_that_is_not_served_has_a_goodput_that_falls_while_tokens_rise(se
     assert all(row["good_per_s"] < 0.6 for row in static)
 
 
+def test_the_recorded_moments_keep_their_order_and_have_the_rate_that_is_said(
+    chapter: Any, builder: dict[str, Any], seen: dict[str, Any]
+) -> None:
+    coming = builder["conversations"](builder["REQUESTS"])
+    span = coming[-1].arrival_s - coming[0].arrival_s
+    moments = [(row.arrival_s - coming[0].arrival_s) / (20 * span / 1_499) for row in coming]
+    assert moments[-1] == pytest.approx(1_499 / 20)
+    own = [replace(row, arrival_s=moment) for row, moment in zip(coming, moments, strict=True)]
+    ttft = sorted(row.ttft_s for row in builder["replay"](own, build(builder["SETUP"])).served)
+    assert seen["recorded"]["ttft"]["p99"] == pytest.approx(ttft[1_485])
+    assert chapter.glued["recorded_rate"] == "20"
+
+
 def test_one_row_of_the_plot_counted_again_by_hand(builder: dict[str, Any], seen: dict[str, Any]) -> None:
     (row,) = (row for row in seen["load"]["continuous"] if row["rate"] == 22)
     served = builder["replay"](
