@@ -10,7 +10,9 @@ from tests.labkit.player_page import read_state, visible_part
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 
-@pytest.fixture(scope="module", params=["start", "contiguous", "paging", "paradox", "sharing", "prefixes", "scheduling"])
+@pytest.fixture(
+    scope="module", params=["start", "contiguous", "paging", "paradox", "sharing", "prefixes", "scheduling"]
+)
 def chapter(request):
     """A chapter that steps through the log `story` of its evidence."""
     return request.param
