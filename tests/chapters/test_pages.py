@@ -78,6 +78,7 @@ def test_the_lab_page_says_how_to_unpack_and_install_its_own_archive(name: str) 
         ("prefixes", "gpu_rate"),
         ("attention", "seen32"),
         ("scheduling", "peak_good"),
+        ("preemption", "cured_rate"),
         ("measured", "job_rate"),
     ],
 )

@@ -11,7 +11,8 @@ pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 
 @pytest.fixture(
-    scope="module", params=["start", "contiguous", "paging", "paradox", "sharing", "prefixes", "scheduling"]
+    scope="module",
+    params=["start", "contiguous", "paging", "paradox", "sharing", "prefixes", "scheduling", "preemption"],
 )
 def chapter(request):
     """A chapter that steps through the log `story` of its evidence."""
@@ -38,7 +39,7 @@ def test_after_n_presses_of_a_key_the_page_shows_the_state_after_n_calls(visit, 
 def test_the_next_failure_is_the_refusal_that_the_page_speaks_of(visit, chapter, events):
     page = visit(f"chapters/{chapter}.html", width=360).page
     page.click(".p2p-player button[data-do=failure]")
-    (refused,) = (event for event in events if event["kind"] == "refused")
+    refused = next(event for event in events if event["kind"] == "refused")
     assert page.get_attribute(".p2p-player", "data-step") == str(refused["call"])
     shown = page.inner_text(".p2p-player .p2p-panel:not([hidden])")
     assert refused["sentence"] in shown
