@@ -77,6 +77,7 @@ def test_the_lab_page_says_how_to_unpack_and_install_its_own_archive(name: str) 
         ("sharing", "fit_gain"),
         ("prefixes", "gpu_rate"),
         ("attention", "seen32"),
+        ("kernel", "fixed"),
         ("scheduling", "peak_good"),
         ("preemption", "cured_rate"),
         ("measured", "job_rate"),
