@@ -68,6 +68,7 @@ def _decode(row: dict[str, Any]) -> dict[str, Any]:
         "floor_us": row["floor_us"],
         "textbook_us": row["results"]["textbook"].get("median_us"),
         "ours_us": row["results"]["ours"]["median_us"],
+        "cut_us": row["cut_us"],
     }
 
 

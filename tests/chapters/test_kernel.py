@@ -143,6 +143,7 @@ def test_a_piece_costs_what_the_page_says(chapter: Any) -> None:
 def test_what_is_said_of_the_fixed_cost_holds(chapter: Any, record: dict[str, Any]) -> None:
     rows = {row["name"]: row for row in record["decode"]}
     one = rows["1 x 16k, 32/8, 128"]
+    assert number(chapter.glued["cut_us"]) == round(rows["64 x 2k, 32/8, 128"]["cut_us"])
     assert number(chapter.glued["fixed"]) == round(one["results"]["ours"]["median_us"] - one["floor_us"], 1)
     for name in ("8 x 4k, 32/8, 128", "64 x 2k, 32/8, 128"):
         floor, ours = rows[name]["floor_us"], rows[name]["results"]["ours"]
