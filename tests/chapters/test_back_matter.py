@@ -101,6 +101,7 @@ def test_every_term_of_the_glossary_is_used_on_the_page_that_it_points_at() -> N
 
 def test_terms_stand_in_the_order_of_the_alphabet_and_once() -> None:
     listed = list(terms())
+    assert listed == sorted(listed, key=str.casefold)
     assert len(listed) == len({term.casefold() for term in listed})
     inside = read("back/glossary").split(":sorted:")[1].split("```")[0]
     assert len(re.findall(r"^\S.*$", inside, re.MULTILINE)) == len(listed), "a term without an explanation"
