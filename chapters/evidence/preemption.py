@@ -267,7 +267,8 @@ def story() -> dict[str, Any]:
 
 def _as_one(events: list[Event], step: int, tokens: dict[int, int]) -> list[Event]:
     """All events of one step of the scheduler as one step of the figure; only its last state is shown."""
-    told = f"step {step}: {' + '.join(map(str, tokens.values()))} = {sum(tokens.values())} tokens"
+    made = " + ".join(map(str, tokens.values()))
+    told = f"step {step}: " + (f"{made} = {sum(tokens.values())} tokens" if len(tokens) > 1 else f"{made} computed")
     one = [{name: event[name] for name in ("kind", "sentence", "seq", "blocks")} for event in events]
     # The log has a refusal for each time that memory was asked, and a scheduler asks again; once is enough to read.
     one = [event for place, event in enumerate(one) if place == 0 or event != one[place - 1]]
