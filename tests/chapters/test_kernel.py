@@ -115,6 +115,7 @@ def test_every_way_reads_every_token_and_a_program_takes_the_place_that_is_free_
     assert names["busy"]([[(0, 5)], [(1, 2)], [(2, 1)], [(3, 3)]], places=2) == [5, 6]
     assert names["late"]["one_head"] > names["late"]["grouped"] > 2 > 1.4 > names["late"]["split"]
     assert names["late"]["shares"] < 1.05
+    assert max(n for program in names["ways"]["split"] for _, n in program) == 512, "the page says parts of 512"
     longest_first = names["busy"](sorted(names["ways"]["split"], key=lambda program: -program[0][1]))
     assert max(longest_first) < max(names["ends"]["split"]), "the folded answer says that split gains"
     assert number(chapter.glued["lpt_late"]) == number(chapter.glued["longest_late"]), "and that grouped gains no more"
