@@ -80,6 +80,7 @@ def test_the_lab_page_says_how_to_unpack_and_install_its_own_archive(name: str) 
         ("kernel", "fixed"),
         ("scheduling", "peak_good"),
         ("preemption", "cured_rate"),
+        ("engine", "paging_joined"),
         ("measured", "job_rate"),
     ],
 )
