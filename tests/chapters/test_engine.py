@@ -64,6 +64,7 @@ def test_the_workload_is_that_of_the_book_and_only_what_prompts_say_is_invented(
         assert [(one.prompt_tokens, one.output_tokens) for one in queue] == fitting
     assert all(a.output_tokens <= b.output_tokens for a, b in zip(alike, longer, strict=True))
     assert all((one.prefix_hashes[0] == 0) == (one.prompt_tokens > 512) for one in alike)
+    assert not any(0 in one.prefix_hashes for one in apart)
     for queue in (alike, apart):
         own = [block for one in queue for block in one.prefix_hashes if block]
         assert len(own) == len(set(own)), "nothing else is shared"
