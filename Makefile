@@ -47,8 +47,11 @@ sanitize-gpu:                  ## the kernels' tests under NVIDIA's compute-sani
 	for tool in memcheck racecheck; do compute-sanitizer --tool $$tool --target-processes all --error-exitcode 9 \
 	    $(PYTHON) -m pytest tests/reference_impl/attention --examples 2 -q || exit 1; done
 
+JOBS ?= 8
 redteam-gpu:                   ## every submission of tests/submissions/ that has use for a GPU, graded on this one: no attack may gain
-	PYTHONPATH=.:labs $(PYTHON) -m autograder.cli redteam --device cuda --lab lab4_paged_attention
+	mkdir -p .course
+	PYTHONPATH=.:labs $(PYTHON) -m autograder.cli redteam --device cuda --lab lab4_paged_attention --jobs $(JOBS) \
+	    --resume --json .course/redteam-gpu.json
 
 bench-gpu:                     ## kernels, a batch job, clients, one budget of bytes: on a GPU machine's own Python, kept as JSON
 	for suite in kernels offline serve budget; do PYTHONPATH=.:labs $(PYTHON) -m reference_impl.cli bench $$suite || exit 1; done

@@ -337,7 +337,7 @@ def _doctor(course: Course, args: argparse.Namespace) -> int:
     packages = {name for lab in course.labs() for name in lab.suite.PACKAGES}
     if slow := without_bytecode(sorted(packages)):
         print(
-            f"bytecode: missing for {len(slow)} packages of the labs, which every worker then compiles anew, for seconds; "
+            f"bytecode: {len(slow)} packages of the labs have none, so every worker spends seconds on compiling them; "
             f"run: {sys.executable} -m compileall -q {slow[0].parent}"
         )
     for tool, use in (("chromium", "tests of the site"), ("nvidia-smi", "GPU groups")):
