@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from bs4 import BeautifulSoup, Tag
+from bs4.element import NavigableString
 
 _DONE = "course-site"
 """Name of the `<meta>` that says a page has been patched; a rewritten page lacks it."""
@@ -22,6 +23,9 @@ _KEEP_MATHJAX = ("tex-chtml.js", "output/chtml/fonts/woff-v2/", "input/tex/exten
 
 _WORDS_A_MINUTE, _LINE_S, _FIGURE_S = 200, 5, 40
 """How fast one reads: prose, a visible line of code, a figure or a question. The page "Start here" says the same."""
+
+_GAP = re.compile(r"(?<=\d)[ \n](?=(?:%|[mµn]?s|[kKMGT]?i?B(?:/s)?|[GT]FLOPs?(?:/s)?)(?![\w/]))")
+"""The space between a number and its unit."""
 
 _GLUE_ROLE = re.compile(r"\{glue(?::text)?\}`([^`:]+)(?::([^`]+))?`")
 
@@ -54,6 +58,7 @@ def patch_page(text: str, *, has_notebook: bool = False, is_chapter: bool = Fals
     _mend_head(soup)
     _name_controls(soup)
     _mend_landmarks(soup)
+    _keep_together(soup)
     if has_notebook:
         _offer_notebook(soup)
     if is_chapter:
@@ -126,6 +131,29 @@ def _mend_landmarks(soup: BeautifulSoup) -> None:
     for heading in soup.find_all(re.compile("^h[1-6]$")):
         if not heading.get_text(strip=True) and heading.find("img") is None:
             heading.decompose()
+
+
+def _keep_together(soup: BeautifulSoup) -> None:
+    """No line begins with the unit of a number or the comma of a formula. Code stays as it was typed."""
+    texts = [text for article in soup.select("article") for text in article.find_all(string=True)]
+    for text in texts:
+        if type(text) is not NavigableString or text.find_parent(["pre", "code", "script", "style", "svg"]):
+            continue
+        before = text.previous_sibling
+        glued = before.get_text()[-1:] if isinstance(before, Tag) and "pasted-text" in words_of(before, "class") else ""
+        kept = _GAP.sub("\N{NO-BREAK SPACE}", glued + text)[len(glued) :]
+        if kept != text:
+            text.replace_with(kept)
+    for formula in soup.select("article span.math"):
+        after, around = formula.next_sibling, formula.parent
+        if not isinstance(after, NavigableString) or around is None or "together" in words_of(around, "class"):
+            continue
+        mark = re.match(r"[,.;:?!)]+", after)
+        if mark is None:
+            continue
+        after.replace_with(after[mark.end() :])
+        both = formula.wrap(soup.new_tag("span", attrs={"class": "together"}))
+        both.append(mark.group())
 
 
 def _offer_notebook(soup: BeautifulSoup) -> None:

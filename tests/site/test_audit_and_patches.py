@@ -105,8 +105,25 @@ def test_a_patched_page_asks_no_host_and_names_its_controls():
     assert soup.find("h3") is None
 
 
-def test_patching_twice_changes_nothing():
-    once = patch_page(PAGE, has_notebook=True)
+ARTICLE = """<html><body><article>
+<p>Of 56 % and <span class="pasted-text">12</span> GiB, <span class="pasted-text">3</span>
+ms each, 8 blocks; size <span class="math">\\(B\\)</span>, or <span class="math">\\(n\\)</span> of 4 seats.</p>
+<pre>print("56 %")</pre></article></body></html>"""
+
+
+def test_a_number_keeps_its_unit_and_a_formula_its_comma():
+    mended = BeautifulSoup(patch_page(ARTICLE), "html.parser")
+    words = mended.p.get_text()
+    assert all(f"{number}\u00a0{unit}" in words for number, unit in (("56", "%"), ("12", "GiB"), ("3", "ms")))
+    assert "8 blocks" in words
+    assert "4 seats" in words
+    assert mended.pre.get_text() == 'print("56 %")'
+    assert [kept.get_text() for kept in mended.select(".together")] == ["\\(B\\),"]
+
+
+@pytest.mark.parametrize("page", [PAGE, ARTICLE])
+def test_patching_twice_changes_nothing(page):
+    once = patch_page(page, has_notebook=True)
     assert patch_page(once, has_notebook=True).split() == once.split()
 
 
