@@ -1,7 +1,7 @@
 """The published book: built with warnings as errors, made to work without a network, and checked before it is shown.
 
-Owns: the order of the work (what changed, students' bundles, Jupyter Book, patches, audit) and the stamps that make a
-second run quick without hiding a fault. Knows nothing of chapters or of HTML: `site_pages.py` mends pages,
+Owns: the order of the work (what changed, students' bundles, evidence, Jupyter Book, patches, audit) and the stamps
+that make a second run quick without hiding a fault. Knows nothing of chapters or of HTML: `site_pages.py` mends pages,
 `site_audit.py` judges them.
 
 Two stamps lie in `_build/`. `.executed-with` names the code and traces that the executed cells saw: the execution
@@ -26,6 +26,7 @@ from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+from labkit.evidence import EvidenceError, build_all
 from labkit.places import traces_folder
 
 _NEEDED = ("jupyter_book", "sphinx_book_theme", "sphinx-mathjax-offline", "bs4", "jupytext", "traitlets")
@@ -74,6 +75,7 @@ def build_site(root: Path, *, out: Path | None = None, strict: bool = True, prog
     _require(root)
     everything = _prepare(root, build, progress)
     write_downloads(root)
+    _build_evidence(root, progress)
     _jupyter_book(root, build, strict=strict, everything=everything, progress=progress)
     html = build / "html"
     if not (html / "index.html").is_file():
@@ -104,6 +106,19 @@ def write_downloads(root: Path) -> list[Path]:
         return [build_bundle(root, lab, root / DOWNLOADS / f"{lab}.zip") for lab in lab_ids(root)]
     except LabError as error:
         raise SiteError(f"a page offers a bundle that cannot be made: {error}") from error
+
+
+def _build_evidence(root: Path, progress: Progress) -> None:
+    """What pages show of the engine, built before they run: on every core, where pages run one after the other.
+
+    Without the engine pages read what was bundled.
+    """
+    if importlib.util.find_spec("reference_impl") and any((root / "chapters" / "evidence").glob("*.py")):
+        progress("evidence: what the pages show of the engine")
+        try:
+            build_all(root)
+        except EvidenceError as error:
+            raise SiteError("pages show what cannot be built:", str(error).splitlines()) from None
 
 
 def serve_site(root: Path, port: int = 8000, *, out: Path | None = None) -> ThreadingHTTPServer:

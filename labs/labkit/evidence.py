@@ -15,12 +15,14 @@ import os
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from labkit.places import course_root, traces_folder
 
-_TIMEOUT_S = 300
+_TIMEOUT_S = 1_200
+"""For a builder that never ends, not for one on a machine that others use too."""
 
 _RUN = """
 import json, runpy, sys
@@ -44,25 +46,39 @@ def evidence(chapter: str) -> dict[str, Any]:
         raise ValueError(f"a chapter's evidence has a plain name such as 'rectangles', got {chapter!r}")
     builder = _builder(chapter)
     if builder is not None:
-        return _built(builder)
+        return _built(builder, _engines_part())
     return _bundled(chapter)
+
+
+def build_all(root: Path | None = None) -> dict[str, dict[str, Any]]:
+    """The evidence of every chapter by its name; what is not cached is built side by side, a process for each core.
+
+    `root` is the course's folder; by default the one that the working directory or this package lies in.
+
+    Raises: EvidenceError where there is nothing to build from, or if a builder fails.
+    """
+    root = root or course_root()
+    if root is None or not _engine_is_installed():
+        raise EvidenceError("evidence is built in the course's folder with reference_impl installed")
+    builders = sorted((root / "chapters" / "evidence").glob("*.py"))
+    engines_part = _engines_part()
+    # Threads are enough: each waits for a process.
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        found = pool.map(lambda builder: _built(builder, engines_part), builders)
+        return {builder.stem: evidence for builder, evidence in zip(builders, found, strict=True)}
 
 
 def write_bundle(folder: Path, root: Path | None = None) -> list[Path]:
     """Write the evidence of every chapter into `folder` as `<chapter>.json`, for places without the engine.
 
-    `root` is the course's folder; by default the one that the working directory or this package lies in.
-
-    Raises: EvidenceError where there is nothing to build from. Returns the files written.
+    `root` as for `build_all`, which also says what it raises. Returns the files written.
     """
-    root = root or course_root()
-    if root is None or not _engine_is_installed():
-        raise EvidenceError("a bundle is written from the course's folder with reference_impl installed")
+    found = build_all(root)
     folder.mkdir(parents=True, exist_ok=True)
     written = []
-    for builder in sorted((root / "chapters" / "evidence").glob("*.py")):
-        target = folder / f"{builder.stem}.json"
-        target.write_text(json.dumps(_built(builder), indent=1), encoding="utf-8")
+    for chapter, shown in found.items():
+        target = folder / f"{chapter}.json"
+        target.write_text(json.dumps(shown, indent=1), encoding="utf-8")
         written.append(target)
     return written
 
@@ -79,8 +95,9 @@ def _builder(chapter: str) -> Path | None:
     return path if path.is_file() else None
 
 
-def _built(builder: Path) -> dict[str, Any]:
-    cached = builder.parents[2] / ".course" / "evidence" / f"{builder.stem}-{_key(builder)}.json"
+def _built(builder: Path, engines_part: bytes) -> dict[str, Any]:
+    key = hashlib.sha256(engines_part + builder.name.encode() + b"\0" + builder.read_bytes()).hexdigest()[:20]
+    cached = builder.parents[2] / ".course" / "evidence" / f"{builder.stem}-{key}.json"
     if not cached.is_file():
         cached.parent.mkdir(parents=True, exist_ok=True)
         _run_builder(builder, cached)
@@ -109,20 +126,19 @@ def _run_builder(builder: Path, target: Path) -> None:
         os.replace(made, target)
 
 
-def _key(builder: Path) -> str:
-    """A hash of all that the evidence depends on: builder, engine and its records, this package, and the traces."""
+def _engines_part() -> bytes:
+    """A hash of all that evidence depends on beside its builder: engine and its records, this package, the traces."""
     digest = hashlib.sha256()
     engine = importlib.util.find_spec("reference_impl")
     folders = [Path(place) for place in (engine.submodule_search_locations or [])] if engine else []
     folders.append(Path(__file__).parent)
-    sources = (f for folder in folders for f in sorted([*folder.rglob("*.py"), *folder.rglob("*.json")]))
-    for source in [builder, *sources]:
+    for source in (f for folder in folders for f in sorted([*folder.rglob("*.py"), *folder.rglob("*.json")])):
         digest.update(source.name.encode() + b"\0" + source.read_bytes() + b"\0")
     traces = traces_folder()
     if traces is not None:
         for trace in sorted(traces.rglob("*.*")):
             digest.update(f"{trace.relative_to(traces)} {trace.stat().st_size}\n".encode())
-    return digest.hexdigest()[:20]
+    return digest.digest()
 
 
 def _bundled(chapter: str) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from labkit.evidence import EvidenceError, evidence, write_bundle
+from labkit.evidence import EvidenceError, build_all, evidence, write_bundle
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -128,3 +128,19 @@ def test_a_book_above_that_has_no_builder_does_not_hide_the_bundle(
 def test_a_chapter_is_a_plain_name(name: str) -> None:
     with pytest.raises(ValueError, match="plain name"):
         evidence(name)
+
+
+def test_all_evidence_is_built_side_by_side_and_then_read(course: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules["labkit.evidence"].os, "cpu_count", lambda: 2)
+    waits = (
+        "import time\nfrom pathlib import Path\nPath({own!r}).touch()\n"
+        "def build():\n"
+        "    for _ in range(600):\n        if Path({other!r}).exists():\n            return {{'by': {own!r}}}\n"
+        "        time.sleep(0.1)\n    raise TimeoutError('the other never ran')\n"
+    )
+    for own, other in (("first", "second"), ("second", "first")):
+        (course / "chapters" / "evidence" / f"{own}.py").write_text(waits.format(own=own, other=other))
+    assert build_all(course) == {"first": {"by": "first"}, "second": {"by": "second"}}
+    (course / "second").unlink()
+    assert evidence("first") == {"by": "first"}
+    assert not (course / "second").exists(), "what is cached is not built again"

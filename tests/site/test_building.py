@@ -188,6 +188,15 @@ def test_a_lab_without_a_notebook_stops_the_build_by_name(course):
         course.build()
 
 
+def test_evidence_that_cannot_be_built_stops_the_build_by_name_before_any_page_runs(course):
+    builder = course.root / "chapters" / "evidence" / "demo.py"
+    builder.parent.mkdir()
+    builder.write_text("def build():\n    raise KeyError('lost')\n", encoding="utf-8")
+    with pytest.raises(SiteError, match=r"(?s)demo\.py.*lost"):
+        course.build()
+    assert not course.executed
+
+
 CHECK = """
 import sys
 sys.path.append(sys.argv[1])
