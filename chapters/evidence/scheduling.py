@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 from labkit.event_log import Event
@@ -74,11 +75,11 @@ def build() -> dict[str, Any]:
         },
         "targets": {"ttft_s": TTFT_S, "tpot_s": TPOT_S},
         "mean_tokens": _mean([row.prompt_tokens + row.output_tokens / 2 for row in coming]),
-        "load": {name: [at_rate(coming, rate, name) for rate in rates] for name, rates in RATES.items()},
+        "load": {name: [at_rate(REQUESTS, rate, name) for rate in rates] for name, rates in RATES.items()},
         "recorded": recorded(coming, RECORDED_PER_S),
         "requests": REQUESTS,
-        "growth": [{"requests": n, **at_rate(conversations(n), OVERLOAD, "continuous")} for n in COUNTS],
-        "scarce": [scarcity(coming, *row) for row in SCARCE],
+        "growth": [{"requests": n, **at_rate(n, OVERLOAD, "continuous")} for n in COUNTS],
+        "scarce": [scarcity(*row) for row in SCARCE],
         "orders": orders(coming),
         "tenants": tenants(),
     }
@@ -181,9 +182,15 @@ def conversations(count: int) -> list[Arrival]:
     return fitting[:count]
 
 
-def at_rate(coming: list[Arrival], rate_per_s: float, scheduler: str) -> dict[str, Any]:
-    """The same requests at Poisson moments of this rate: latencies, what was good, and rows that made a token."""
-    done = replay(poisson(coming, rate_per_s, SEED), made(replace(SETUP, scheduler=scheduler)))
+@cache
+def at_moments(count: int, rate_per_s: float, setup: Setup) -> Replay:
+    """The first `count` requests at Poisson moments of this rate. Several tables ask for some of these."""
+    return replay(poisson(conversations(count), rate_per_s, SEED), made(setup))
+
+
+def at_rate(count: int, rate_per_s: float, scheduler: str) -> dict[str, Any]:
+    """The first `count` requests at this rate: latencies, what was good, and rows that made a token."""
+    done = at_moments(count, rate_per_s, replace(SETUP, scheduler=scheduler))
     good = sum(row.ttft_s <= TTFT_S and row.tpot_s <= TPOT_S for row in done.served)
     return {
         "rate": rate_per_s,
@@ -209,10 +216,10 @@ def recorded(coming: list[Arrival], rate_per_s: float) -> dict[str, Any]:
     return {"rate": rate_per_s, "ttft": _quantiles([row.ttft_s for row in done.served])}
 
 
-def scarcity(coming: list[Arrival], name: str, budget: int, slots: int) -> dict[str, Any]:
+def scarcity(name: str, budget: int, slots: int) -> dict[str, Any]:
     """For which of the three the head of the queue waited, as shares of the time in which it waited."""
     setup = replace(SETUP, max_tokens_per_step=budget, max_running=slots)
-    done = replay(poisson(coming, OVERLOAD, SEED), made(setup))
+    done = at_moments(REQUESTS, OVERLOAD, setup)
     waited = {"tokens": 0.0, "slots": 0.0, "blocks": 0.0}
     for reason, seconds in done.waited_s.items():
         waited[_what(reason)] += seconds
@@ -239,8 +246,11 @@ def orders(coming: list[Arrival]) -> list[dict[str, Any]]:
     lengths = sorted(row.prompt_tokens for row in coming)
     half, tenth = lengths[len(lengths) // 2], lengths[9 * len(lengths) // 10]
     rows = []
-    for name, queue in (("first come", FirstCome()), ("shortest first", ShortestFirst())):
-        served = replay(poisson(coming, BUSY, SEED), made(SETUP, queue=queue)).served
+    for name, done in (
+        ("first come", at_moments(REQUESTS, BUSY, SETUP)),
+        ("shortest first", replay(poisson(coming, BUSY, SEED), made(SETUP, queue=ShortestFirst()))),
+    ):
+        served = done.served
         rows.append(
             {
                 "order": name,
