@@ -80,6 +80,11 @@ def _parser() -> argparse.ArgumentParser:
     site.add_argument("--out", type=Path, metavar="FOLDER")
     site.set_defaults(run=_site)
 
+    pdf = commands.add_parser("pdf", help="print the book into one PDF, with Chromium; builds what changed first")
+    pdf.add_argument("--out", type=Path, metavar="FILE", help="(default: _build/padding-to-paging.pdf)")
+    pdf.add_argument("--site", type=Path, metavar="FOLDER", help="print this built site, build nothing")
+    pdf.set_defaults(run=_pdf)
+
     serve = commands.add_parser("serve", help="serve the built book on this machine")
     serve.add_argument("--port", type=int, default=8000)
     serve.set_defaults(run=_serve)
@@ -279,6 +284,19 @@ def _site(course: Course, args: argparse.Namespace) -> int:
     except SiteError as error:
         raise UserError("\n  ".join((str(error), *error.problems))) from error
     print(f"{site.html / 'index.html'}")
+    return 0
+
+
+def _pdf(course: Course, args: argparse.Namespace) -> int:
+    from autograder.release.pdf import can_print, print_book
+    from autograder.release.site import SiteError, build_site
+
+    try:
+        can_print()
+        html = args.site or build_site(course.root).html
+        print(print_book(html, args.out or course.root / "_build" / "padding-to-paging.pdf").file)
+    except SiteError as error:
+        raise UserError(str(error)) from error
     return 0
 
 

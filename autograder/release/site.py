@@ -2,7 +2,7 @@
 
 Owns: the order of the work (what changed, students' bundles, evidence, Jupyter Book, patches, audit) and the stamps
 that make a second run quick without hiding a fault. Knows nothing of chapters or of HTML: `site_pages.py` mends pages,
-`site_audit.py` judges them.
+`site_preview.py` draws what stands for them where they are shared, `site_audit.py` judges them.
 
 Two stamps lie in `_build/`. `.executed-with` names the code and traces that the executed cells saw: the execution
 cache looks at a page's own cells only, so a change in `labkit` would leave old figures standing. `.built-with` names
@@ -81,10 +81,11 @@ def build_site(root: Path, *, out: Path | None = None, strict: bool = True, prog
     if not (html / "index.html").is_file():
         raise SiteError("jupyter-book ended without a fault and without a landing page; is `root: index` in _toc.yml?")
     # Imported late: `course` must start where the site's packages are not installed.
-    from autograder.release import site_audit, site_pages
+    from autograder.release import site_audit, site_pages, site_preview
 
     site_pages.write_notebooks(build / "jupyter_execute", html)
     mended = site_pages.patch_site(html)
+    site_preview.draw(html / site_preview.PICTURE)
     problems = site_audit.audit(html, forbidden=(str(root), str(build)))
     if problems:
         raise SiteError("the site was built, but must not be published:", problems)

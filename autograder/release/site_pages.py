@@ -15,6 +15,8 @@ from typing import Any
 from bs4 import BeautifulSoup, Tag
 from bs4.element import NavigableString
 
+from autograder.release.site_preview import add_tags
+
 _DONE = "course-site"
 """Name of the `<meta>` that says a page has been patched; a rewritten page lacks it."""
 
@@ -63,6 +65,7 @@ def patch_page(text: str, *, has_notebook: bool = False, is_chapter: bool = Fals
         _offer_notebook(soup)
     if is_chapter:
         _say_reading_time(soup)
+    add_tags(soup)
     return str(soup)
 
 
