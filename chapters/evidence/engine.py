@@ -65,6 +65,7 @@ WAYS: dict[str, dict[str, Any]] = {
 def build() -> dict[str, Any]:
     """All of the chapter's evidence as plain JSON."""
     queue = requests()[:REQUESTS]
+    ladder = rows(queue)
     return {
         "source": workload("azure_conv").description,
         "queue": [[one.prompt_tokens, one.output_tokens] for one in queue],
@@ -81,8 +82,8 @@ def build() -> dict[str, Any]:
             "model": COST.model.name,
             "device": COST.device.name,
         },
-        "rows": rows(queue),
-        "square": square(queue),
+        "rows": ladder,
+        "square": square(queue, ladder),
         "incident": incident(),
         "tokens": {dtype: same_tokens(dtype) for dtype in ("float32", "bfloat16")},
         "measured": measured(),
@@ -159,13 +160,14 @@ def in_buckets(queue: list[Arrival]) -> list[Arrival]:
     return [queue[place] for batch in order for place in batch]
 
 
-def square(queue: list[Arrival]) -> dict[str, dict[str, Any]]:
-    """Two memories under two schedulers, and nothing else changed."""
+def square(queue: list[Arrival], ladder: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Two memories under two schedulers, and nothing else changed; the static ones are rows of the ladder."""
     memories: dict[str, Callable[[], Any]] = {"reserved": lambda: ranges("reserve_max"), "paged": blocks}
+    static = {row["name"]: {key: value for key, value in row.items() if key != "series"} for row in ladder}
     blind = Settings(keep_contents=False)
     return {
         name: {
-            "static": _row(simulate(iter(queue), PackedBatches(memory(), WHOLE), COST, blind)),
+            "static": static[name],
             "continuous": _row(simulate(iter(queue), ContinuousBatching(memory(), CHUNKED), COST, blind)),
         }
         for name, memory in memories.items()

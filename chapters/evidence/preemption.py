@@ -54,6 +54,8 @@ def build() -> dict[str, Any]:
     source = workload("azure_conv")
     pairs = zip(source.prompt_tokens.tolist(), source.output_tokens.tolist(), strict=True)
     rows = [(prompt, output) for prompt, output in pairs if output >= 1][:REQUESTS]
+    # The first of both tables: nothing is kept free, and the last one in is the victim.
+    plain = _row(_long_answers(rows))
     return {
         "source": source.description,
         "setting": {
@@ -67,8 +69,13 @@ def build() -> dict[str, Any]:
             "model": COST.model.name,
             "budget": BUDGET,
         },
-        "watermarks": [{"watermark": mark, **_row(_long_answers(rows, watermark=mark))} for mark in WATERMARKS],
-        "victims": [{"victim": name, **_row(_long_answers(rows, victim=name))} for name in VICTIMS],
+        "watermarks": [
+            {"watermark": mark, **(_row(_long_answers(rows, watermark=mark)) if mark else plain)} for mark in WATERMARKS
+        ],
+        "victims": [
+            {"victim": name, **(plain if name == "last" else _row(_long_answers(rows, victim=name)))}
+            for name in VICTIMS
+        ],
         "swap": _row(_long_answers(rows, recovery="swap")),
         "story": story(),
         "prices": prices(),
