@@ -72,6 +72,8 @@ class Told:
     honest_groups: tuple[str, ...] = ()
     killed_by: tuple[tuple[str, str], ...] = ()
     """(module, test) pairs that must not pass."""
+    on_a_gpu: str = ""
+    """Why a GPU may see more of it; "" if it must not."""
 
 
 def corpus_of(course: Course, lab: str) -> list[Told]:
@@ -81,7 +83,7 @@ def corpus_of(course: Course, lab: str) -> list[Told]:
     for attack in corpus.hostile(lab):
         told.append(Told("hostile", attack.path, attack.attack, attack.catalogue, attack.honest_groups))
     for wrong in corpus.wrong(lab):
-        told.append(Told("wrong", wrong.path, wrong.misconception, killed_by=wrong.killed_by))
+        told.append(Told("wrong", wrong.path, wrong.misconception, killed_by=wrong.killed_by, on_a_gpu=wrong.on_a_gpu))
     return told
 
 

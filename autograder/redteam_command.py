@@ -23,7 +23,7 @@ from autograder.runners.devices import choose, here
 def redteam(course: Course, args: argparse.Namespace) -> int:
     """The whole command; gives the exit code. Raises: ValueError for what the user can mend."""
     if args.compare:
-        return _apart(*args.compare)
+        return _apart(course, *args.compare)
     if args.jobs is not None and args.jobs < 1:
         raise ValueError(f"--jobs must be at least 1, got {args.jobs}")
     if args.resume and not args.json:
@@ -68,8 +68,11 @@ def _chosen(course: Course, args: argparse.Namespace) -> Iterator[tuple[Lab, lis
         yield lab, trying.in_order([each for each in chosen if not args.kind or each.kind in args.kind])
 
 
-def _apart(one: Path, other: Path) -> int:
-    found = redteam_apart.compare(redteam_apart.read(one), redteam_apart.read(other))
+def _apart(course: Course, one: Path, other: Path) -> int:
+    known = {
+        (lab.id, told.path.stem): told.on_a_gpu for lab in course.labs() for told in trying.corpus_of(course, lab.id)
+    }
+    found = redteam_apart.compare(redteam_apart.read(one), redteam_apart.read(other), known)
     print("\n".join(redteam_apart.lines(found)))
     return 1 if found.apart else 0
 

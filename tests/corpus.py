@@ -12,7 +12,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).parent / "submissions"
-HEADER = re.compile(r"Misconception: (?P<said>.+\.)\n\nKilled by: (?P<tests>[^\n]+)\nSource: (?P<source>[^\n]+)\n?")
+HEADER = re.compile(
+    r"Misconception: (?P<said>.+\.)\n\nKilled by: (?P<tests>[^\n]+)\n"
+    r"Source: (?P<source>[^\n]+)(?:\nOn a GPU: (?P<gpu>[^\n]+))?\n?"
+)
 HOSTILE_HEADER = re.compile(
     r"Attack: (?P<title>.+)\n\nCatalogue: (?P<ids>[^\n]+)\n"
     r"Strategy: (?P<strategy>.+)\nHonest part: (?P<honest>[^\n]+)\n?"
@@ -21,12 +24,14 @@ TEST = re.compile(r"test_(?P<group>\w+)\.(?P<name>test_\w+)")
 
 
 class Wrong(NamedTuple):
-    """One wrong submission: what its author believed, the (module, test) pairs that find it, where it was seen."""
+    """One wrong submission: what its author believed, the (module, test) pairs that find it, where it was seen, and why
+    a GPU may see more of it than Triton's interpreter does ("" if it must not)."""
 
     path: Path
     misconception: str
     killed_by: tuple[tuple[str, str], ...]
     source: str
+    on_a_gpu: str = ""
 
 
 class Hostile(NamedTuple):
@@ -59,7 +64,7 @@ def read_wrong(path: Path) -> Wrong:
         if test is None:
             raise ValueError(f"{path.name}: {item!r} is not test_<module>.<test>")
         killed_by.append((f"test_{test['group']}", test["name"]))
-    return Wrong(path, match["said"], tuple(killed_by), match["source"])
+    return Wrong(path, match["said"], tuple(killed_by), match["source"], match["gpu"] or "")
 
 
 def wrong(lab: str) -> list[Wrong]:

@@ -48,6 +48,24 @@ def test_a_test_that_passes_on_one_device_only_is_told_with_the_words_of_the_oth
     assert "wrong a, decode.test_one: WRONG on cpu, PASS on cuda. It holds. Not so: by far." in list(lines(found))
 
 
+def test_a_misconception_may_say_why_a_gpu_sees_more_of_it() -> None:
+    wrong = ended(Verdict.WRONG, "It holds. Not so: by far.")
+    pair = ([trial("cpu", ended(Verdict.PASS), kind="wrong")], [trial("cuda", wrong, kind="wrong")])
+    found = compare(*pair, {("lab", "a"): "programs race"})
+    assert found.apart == []
+    assert "wrong a: 1 tests differ, as they may: programs race" in list(lines(found))
+    # Honest work has no such excuse.
+    honest = compare([trial("cpu", ended(Verdict.PASS))], [trial("cuda", wrong)], {("lab", "a"): "programs race"})
+    assert len(honest.apart) == 1
+
+
+def test_records_made_with_two_course_keys_say_so() -> None:
+    one, other = trial("cpu", ended(Verdict.PASS)), trial("cuda", ended(Verdict.PASS))
+    assert not any("course key" in line for line in lines(compare([one], [other])))
+    other["seed_id"] = "another"
+    assert any("1 submissions met other hidden values" in line for line in lines(compare([one], [other])))
+
+
 def test_to_fail_by_another_name_is_the_same() -> None:
     found = compare([trial("cpu", ended(Verdict.CRASHED))], [trial("cuda", ended(Verdict.GPU_FAULT))])
     assert (found.apart, found.other_words["decode"]) == ([], 1)

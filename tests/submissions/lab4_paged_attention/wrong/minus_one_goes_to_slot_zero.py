@@ -2,6 +2,7 @@
 
 Killed by: test_store_kv.test_the_slot_minus_one_writes_nowhere
 Source: bug class 33: padded rows reuse slot 0
+On a GPU: programs race for slot 0; the interpreter runs them one after another
 """
 
 import torch

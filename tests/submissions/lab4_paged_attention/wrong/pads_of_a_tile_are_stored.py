@@ -2,6 +2,7 @@
 
 Killed by: test_layout.test_every_element_of_out_is_written_and_no_other
 Source: a store without its mask
+On a GPU: programs race for the heads behind a tile; the interpreter runs them one after another, and the right one last
 """
 
 import torch

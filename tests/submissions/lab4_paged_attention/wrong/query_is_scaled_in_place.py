@@ -2,6 +2,7 @@
 
 Killed by: test_layout.test_inputs_stay_as_they_are
 Source: an input as scratch
+On a GPU: programs of one group race for a query that each scales; the interpreter runs them one after another
 """
 
 import torch
