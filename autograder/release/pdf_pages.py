@@ -171,7 +171,7 @@ def _rename_ids(article: Tag, page: str) -> None:
             elif name == "xlink:href" or (isinstance(value, str) and "url(#" in value):
                 tag[name] = _renamed(str(value), own)
         if tag.name == "style" and tag.string:
-            # As a style sheet, or its `>` would be written as an entity.
+            # As a style sheet: a plain string in its place is no text of the tag when styles are compared.
             tag.string = Stylesheet(_renamed(tag.string, own))
 
 

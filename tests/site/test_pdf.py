@@ -108,6 +108,15 @@ def test_a_drawing_still_points_at_its_own_parts(built):
         assert part in text
 
 
+def test_a_style_that_many_figures_bring_is_kept_once_and_no_other_is_lost(built):
+    html, write = built
+    first, second = "<style>.a > b { margin: 0 }</style>", "<style>.c > d { margin: 0 }</style>"
+    write("chapters/one.html", "1. One", first + second)
+    write("chapters/two.html", "2. Two", second + first)
+    text = join(html)
+    assert text.count(".a > b") == text.count(".c > d") == 1
+
+
 def test_a_question_is_printed_with_its_options_and_without_its_answer(built):
     html, write = built
     asked = quiz("How many?", {"two": "Because of this.", "three": "Not that."}, "two")
