@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PORT ?= 8000
 
-.PHONY: course test test-long test-gpu sanitize-gpu redteam-gpu mutants bench bench-gpu site labs serve-site clean lint sandbox browser model env
+.PHONY: course test test-long test-gpu sanitize-gpu redteam-gpu mutants bench bench-gpu site pdf labs serve-site clean lint sandbox browser model env
 .DEFAULT_GOAL := course
 
 course: env sandbox            ## environment, doctor, labs, sample class graded with hidden tests, site
@@ -58,6 +58,9 @@ bench-gpu:                     ## kernels, a batch job, clients, one budget of b
 
 site: env                      ## the book, into _build/html
 	$(BIN)/course site
+
+pdf: env browser               ## the book as one PDF, into _build/padding-to-paging.pdf
+	$(BIN)/course pdf
 
 labs: env                      ## student notebooks from solutions/
 	$(BIN)/course labs
