@@ -64,10 +64,11 @@ class Seen:
         """Wait until the formulas are set and the page's own script has had its last word."""
         self.page.wait_for_load_state("load")
         self.page.evaluate("async () => { if (window.MathJax) await window.MathJax.startup.promise; }")
-        self.page.wait_for_timeout(600)
+        self.page.wait_for_timeout(450)
 
 
-def _open(site: Path, browser: Any, document: str, mode: str, width: int) -> Seen:
+def open_page(site: Path, browser: Any, document: str, mode: str, width: int) -> Seen:
+    """The page in a browser of its own, in the colours of `mode`; the caller closes `page.context`."""
     context = browser.new_context(offline=True, color_scheme=mode, viewport={"width": width, "height": 900})
     context.add_init_script(f"localStorage.setItem('mode', '{mode}'); localStorage.setItem('theme', '{mode}')")
     seen = Seen(context.new_page())
@@ -81,26 +82,10 @@ def visit(site: Path, browser: Any) -> Iterator[Callable[..., Seen]]:
     """`visit(document, mode="light", width=1280)` opens a page that the test may change."""
     opened: list[Seen] = []
 
-    def open_page(document: str, mode: str = "light", width: int = 1280) -> Seen:
-        opened.append(_open(site, browser, document, mode, width))
+    def open_one(document: str, mode: str = "light", width: int = 1280) -> Seen:
+        opened.append(open_page(site, browser, document, mode, width))
         return opened[-1]
 
-    yield open_page
+    yield open_one
     for seen in opened:
-        seen.page.context.close()
-
-
-@pytest.fixture(scope="session")
-def look(site: Path, browser: Any) -> Iterator[Callable[..., Seen]]:
-    """`look(document, mode="light", width=1280)`: the page as it opened, shared by tests that only read it."""
-    opened: dict[tuple[str, str, int], Seen] = {}
-
-    def open_page(document: str, mode: str = "light", width: int = 1280) -> Seen:
-        key = (document, mode, width)
-        if key not in opened:
-            opened[key] = _open(site, browser, *key)
-        return opened[key]
-
-    yield open_page
-    for seen in opened.values():
         seen.page.context.close()

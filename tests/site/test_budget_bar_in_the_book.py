@@ -8,9 +8,12 @@ import pytest
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
+CHAPTER = "chapters/arithmetic.html"
+DRIVES = {CHAPTER: {"p2p-budget": 1}}
+
 
 def test_the_most_that_it_names_fits_and_one_more_request_does_not(visit):
-    seen = visit("chapters/arithmetic.html")
+    seen = visit(CHAPTER)
     page, figure = seen.page, seen.page.locator(".p2p-budget")
     said = figure.locator("output").inner_text()
     most = int(re.search(r"At most ([\d,]+) fit", said)[1].replace(",", ""))

@@ -9,6 +9,7 @@ import labkit
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 CHAPTER = "chapters/sides.html"
+DRIVES = {CHAPTER: {"p2p-switch": 1}}
 _SHOWN = """() => [...document.querySelectorAll('.p2p-shown > figure')]
     .filter(figure => getComputedStyle(figure).display !== 'none')
     .map(figure => [...figure.querySelectorAll('tbody tr')].map(row => [...row.cells].map(cell => cell.textContent)))"""
