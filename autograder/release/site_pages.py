@@ -84,6 +84,10 @@ def _drop_what_fetches(soup: BeautifulSoup) -> None:
 
 
 def _mend_head(soup: BeautifulSoup) -> None:
+    for script in soup.find_all("script"):
+        # On a first visit no mode is stored. The theme then reports an error and takes "auto": take it at once.
+        if script.string and 'getItem("mode") || ""' in script.string:
+            script.string = script.string.replace('getItem("mode") || ""', 'getItem("mode") || "auto"')
     for extra in soup.find_all("meta", attrs={"name": "viewport"})[1:]:
         extra.decompose()
     if soup.head is not None and soup.head.find("meta", attrs={"name": _DONE}) is None:

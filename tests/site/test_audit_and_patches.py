@@ -121,6 +121,12 @@ def test_a_number_keeps_its_unit_and_a_formula_its_comma():
     assert [kept.get_text() for kept in mended.select(".together")] == ["\\(B\\),"]
 
 
+def test_a_first_visit_has_a_mode_that_the_theme_knows():
+    script = '<script>document.documentElement.dataset.mode = localStorage.getItem("mode") || "";</script>'
+    mended = patch_page(f"<html><head>{script}</head><body></body></html>")
+    assert 'localStorage.getItem("mode") || "auto"' in mended
+
+
 @pytest.mark.parametrize("page", [PAGE, ARTICLE])
 def test_patching_twice_changes_nothing(page):
     once = patch_page(page, has_notebook=True)
