@@ -15,6 +15,7 @@ from urllib.parse import urljoin
 
 from bs4 import BeautifulSoup, Tag
 
+COURSE, SUBTITLE = "Padding to Paging", "A course on the memory of LLM serving"
 PICTURE = "_static/preview.png"
 """Where the picture lies in the built site."""
 WIDTH_PX, HEIGHT_PX = 1200, 630
@@ -60,8 +61,8 @@ def draw(file: Path, *, words: bool = True) -> Path:
     axes.annotate("", xy=(630, 405), xytext=(520, 405), arrowprops=arrow)
     _blocks(axes, style)
     if words:
-        axes.text(80, 130, "Padding to Paging", color=style["ink"], fontsize=54, fontweight="bold", va="center")
-        axes.text(80, 205, "A course on the memory of LLM serving", color=style["soft"], fontsize=26, va="center")
+        axes.text(80, 130, COURSE, color=style["ink"], fontsize=54, fontweight="bold", va="center")
+        axes.text(80, 205, SUBTITLE, color=style["soft"], fontsize=26, va="center")
     figure.savefig(file, facecolor=style["paper"])
     return file
 
@@ -102,19 +103,19 @@ def _blocks(axes: Any, style: dict[str, Any]) -> None:
 
 
 def add_tags(soup: BeautifulSoup) -> None:
-    """Say in the head of a built page what a preview of its link shows; a page without an article has none."""
-    head, article = soup.head, soup.select_one("article")
-    if head is None or article is None or head.find("meta", attrs={"property": "og:title"}) is not None:
+    """Say in the head of a built page what a preview of its link shows; twice does no more than once."""
+    head = soup.head
+    if head is None or head.find("meta", attrs={"property": "og:title"}) is not None:
         return
     here = head.select_one("link[rel=canonical]")
     address = str(here["href"]) if here is not None else ""
     top = str(soup.html.get("data-content_root") or "./") if soup.html is not None else "./"
-    said = _description(article)
+    said = _description(soup)
     picture = urljoin(address, f"{top}{PICTURE}") if address else f"{top}{PICTURE}"
     named = {
         "og:type": "article",
-        "og:site_name": "Padding to Paging",
-        "og:title": _title(article),
+        "og:site_name": COURSE,
+        "og:title": _title(soup),
         "og:description": said,
         "og:url": address,
         "og:image": picture,
@@ -131,21 +132,21 @@ def add_tags(soup: BeautifulSoup) -> None:
             head.append(soup.new_tag("meta", attrs={"name": name, "content": content}))
 
 
-def _description(article: Tag) -> str:
-    """The first paragraph of the page's own text, cut at a word."""
-    for paragraph in article.select("section > p:not(.reading-time)"):
+def _description(soup: BeautifulSoup) -> str:
+    """The first paragraph of the page's own text, cut at a word; of a page without text, what the course is."""
+    for paragraph in soup.select("article section > p:not(.reading-time)"):
         text = _words(paragraph)
         if text:
             return (
                 text if len(text) <= _MOST_LETTERS else text[: _MOST_LETTERS - 1].rsplit(" ", 1)[0].rstrip(" ,;:") + "…"
             )
-    return ""
+    return f"{COURSE}: {SUBTITLE[0].lower()}{SUBTITLE[1:]}."
 
 
-def _title(article: Tag) -> str:
-    heading = article.find("h1")
-    if not isinstance(heading, Tag):
-        return ""
+def _title(soup: BeautifulSoup) -> str:
+    heading = soup.select_one("article h1") or soup.title
+    if heading is None:
+        return COURSE
     return " ".join("".join(text for text in heading.find_all(string=True) if text.find_parent("a") is None).split())
 
 
