@@ -216,7 +216,9 @@ def test_the_whole_book_is_printed_each_chapter_with_its_title_figures_and_secti
     assert book.num_pages > 3 * len(chapters) > 0
     assert sorted(book.starts.values()) == list(book.starts.values())
     for entry in pages[1:]:
-        heading = BeautifulSoup((site / entry.address).read_text(encoding="utf-8"), "html.parser").select_one("h1")
+        heading = BeautifulSoup((site / entry.address).read_text(encoding="utf-8"), "html.parser").select_one(
+            "article h1"
+        )
         title = "".join(heading.find_all(string=True)).removesuffix("#").strip()
         assert title in outline
         assert title.split(". ")[-1] in reader.pages[book.starts[entry.id] - 1].extract_text().replace("\n", " ")
