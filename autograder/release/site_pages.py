@@ -29,6 +29,9 @@ _WORDS_A_MINUTE, _LINE_S, _FIGURE_S = 200, 5, 40
 _GAP = re.compile(r"(?<=\d)[ \n](?=(?:%|[mµn]?s|[kKMGT]?i?B(?:/s)?|[GT]FLOPs?(?:/s)?)(?![\w/]))")
 """The space between a number and its unit."""
 
+_AS_IT_IS = ["pre", "code", "script", "style", "svg", "output"]
+"""Text that keeps its spaces: code, drawings, and what a figure's script writes anew."""
+
 _GLUE_ROLE = re.compile(r"\{glue(?::text)?\}`([^`:]+)(?::([^`]+))?`")
 
 
@@ -144,7 +147,7 @@ def _keep_together(soup: BeautifulSoup) -> None:
     """No line begins with the unit of a number or the comma of a formula. Code stays as it was typed."""
     texts = [text for article in soup.select("article") for text in article.find_all(string=True)]
     for text in texts:
-        if type(text) is not NavigableString or text.find_parent(["pre", "code", "script", "style", "svg"]):
+        if type(text) is not NavigableString or text.find_parent(_AS_IT_IS):
             continue
         before = text.previous_sibling
         glued = before.get_text()[-1:] if isinstance(before, Tag) and "pasted-text" in words_of(before, "class") else ""

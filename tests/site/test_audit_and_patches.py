@@ -108,7 +108,7 @@ def test_a_patched_page_asks_no_host_and_names_its_controls():
 ARTICLE = """<html><body><article>
 <p>Of 56 % and <span class="pasted-text">12</span> GiB, <span class="pasted-text">3</span>
 ms each, 8 blocks; size <span class="math">\\(B\\)</span>, or <span class="math">\\(n\\)</span> of 4 seats.</p>
-<pre>print("56 %")</pre></article></body></html>"""
+<pre>print("56 %")</pre><output>8 GiB</output></article></body></html>"""
 
 
 def test_a_number_keeps_its_unit_and_a_formula_its_comma():
@@ -118,6 +118,7 @@ def test_a_number_keeps_its_unit_and_a_formula_its_comma():
     assert "8 blocks" in words
     assert "4 seats" in words
     assert mended.pre.get_text() == 'print("56 %")'
+    assert mended.output.get_text() == "8 GiB", "a script writes it anew"
     assert [kept.get_text() for kept in mended.select(".together")] == ["\\(B\\),"]
 
 

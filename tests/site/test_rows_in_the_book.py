@@ -13,7 +13,8 @@ CHAPTER = "chapters/engine.html"
 DRIVES = {CHAPTER: {"p2p-switch": 1}}
 _SHOWN = """() => [...document.querySelectorAll('.p2p-shown > figure')]
     .filter(figure => getComputedStyle(figure).display !== 'none')
-    .map(figure => [...figure.querySelectorAll('tbody tr')].map(row => [...row.cells].map(cell => cell.textContent)))"""
+    .map(figure => [...figure.querySelectorAll('tbody tr')].map(
+        row => [...row.cells].map(cell => cell.textContent.replace('\\u00a0', ' '))))"""
 
 
 @pytest.mark.parametrize("width", [1280, 360])
