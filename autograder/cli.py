@@ -282,7 +282,7 @@ def _site(course: Course, args: argparse.Namespace) -> int:
     try:
         site = build_site(course.root, out=args.out)
     except SiteError as error:
-        raise UserError("\n  ".join((str(error), *error.problems))) from error
+        raise UserError(str(error)) from error
     print(f"{site.html / 'index.html'}")
     return 0
 
