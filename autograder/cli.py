@@ -78,6 +78,9 @@ def _parser() -> argparse.ArgumentParser:
 
     site = commands.add_parser("site", help="build the book")
     site.add_argument("--out", type=Path, metavar="FOLDER")
+    site.add_argument(
+        "--instructor", action="store_true", help="with the answers of solutions/chapters/, into .course/instructor"
+    )
     site.set_defaults(run=_site)
 
     pdf = commands.add_parser("pdf", help="print the book into one PDF, with Chromium; builds what changed first")
@@ -280,7 +283,7 @@ def _site(course: Course, args: argparse.Namespace) -> int:
     from autograder.release.site import SiteError, build_site
 
     try:
-        site = build_site(course.root, out=args.out)
+        site = build_site(course.root, out=args.out, answers=args.instructor)
     except SiteError as error:
         raise UserError(str(error)) from error
     print(f"{site.html / 'index.html'}")

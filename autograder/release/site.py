@@ -63,20 +63,25 @@ class Site:
         return self.html / "index.html"
 
 
-def build_site(root: Path, *, out: Path | None = None, strict: bool = True, progress: Progress = print) -> Site:
-    """Build the book of the course at `root` into `<out>/_build/html` (`out`: default `root`) and check it.
+def build_site(
+    root: Path, *, out: Path | None = None, strict: bool = True, answers: bool = False, progress: Progress = print
+) -> Site:
+    """Build the book of the course at `root` into `<out>/_build/html` and check it.
 
+    `out`: default `root`; with `answers` `.course/instructor`, so that the two are never mixed up.
     `strict`: warnings, notebook errors and unresolved references stop the build. `progress` gets one line per step.
+    `answers`: the instructor's edition, which has a page for each file of `solutions/chapters/` too.
     Raises: SiteError, which names every faulty page. Cost: seconds where nothing changed; each chapter's own run else.
     """
     started = time.monotonic()
     root = root.resolve()
-    build = (out.resolve() if out is not None else root) / "_build"
+    build = (out.resolve() if out is not None else root / ".course" / "instructor" if answers else root) / "_build"
     _require(root)
     everything = _prepare(root, build, progress)
     write_downloads(root)
     _build_evidence(root, progress)
-    _jupyter_book(root, build, strict=strict, everything=everything, progress=progress)
+    edition = _with_answers(root, build) if answers else []
+    _jupyter_book(root, build, edition, strict=strict, everything=everything, progress=progress)
     html = build / "html"
     if not (html / "index.html").is_file():
         raise SiteError("jupyter-book ended without a fault and without a landing page; is `root: index` in _toc.yml?")
@@ -204,9 +209,32 @@ def _digest(files: Iterable[Path], words: Iterable[str]) -> str:
     return digest.hexdigest()
 
 
-def _jupyter_book(root: Path, build: Path, *, strict: bool, everything: bool, progress: Progress) -> None:
+def _with_answers(root: Path, build: Path) -> list[str]:
+    """Options for the instructor's edition: its table of contents and configuration, made from the public ones."""
+    import yaml  # type: ignore[import-untyped]
+
+    toc = yaml.safe_load((root / "_toc.yml").read_text(encoding="utf-8"))
+    config = yaml.safe_load((root / "_config.yml").read_text(encoding="utf-8"))
+    named = [chapter["file"] for part in toc.get("parts", []) for chapter in part["chapters"]]
+    files = {f"chapters/{path.stem}": path for path in (root / "solutions" / "chapters").glob("*.md")}
+    if stray := sorted(set(files) - set(named)):
+        raise SiteError("answers to chapters that the book has not:", (str(files[name]) for name in stray))
+    pages = [{"file": f"solutions/{name}"} for name in named if name in files]
+    toc.setdefault("parts", []).append({"caption": "For instructors: answers", "chapters": pages})
+    config["title"] += " (with answers)"
+    config["exclude_patterns"] = [pattern for pattern in config["exclude_patterns"] if pattern != "solutions"]
+    made = {"--toc": (build / "toc-with-answers.yml", toc), "--config": (build / "config-with-answers.yml", config)}
+    for path, content in made.values():
+        path.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+    return [word for option, (path, _) in made.items() for word in (option, str(path))]
+
+
+def _jupyter_book(
+    root: Path, build: Path, edition: list[str], *, strict: bool, everything: bool, progress: Progress
+) -> None:
     """Run `jupyter-book build`. Its kernels see labkit and the engine of `root`, installed or not."""
     command = [sys.executable, "-c", _RUN_JUPYTER_BOOK, "build", str(root), "--path-output", str(build.parent)]
+    command += edition
     command += ["-W", "--keep-going", "-n"] if strict else []
     command += ["--all"] if everything else []
     paths = [str(root / "labs"), str(root), os.environ.get("PYTHONPATH", "")]

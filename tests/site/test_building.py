@@ -261,3 +261,26 @@ def test_each_chapter_of_the_course_offers_a_notebook_without_roles_for_numbers(
         prose = "".join("".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "markdown")
         assert "{glue" not in prose, f"{path.name} shows a role instead of a number"
         assert all(not cell.get("outputs") for cell in notebook["cells"])
+
+
+@needs_jupyter_book
+@pytest.mark.slow
+def test_the_instructors_edition_has_the_answers_and_the_public_one_does_not(course):
+    chapter = course.root / "chapters" / "holes.md"
+    chapter.write_text(PAGE.format(code="print(1)").replace("# A page", "# Holes"), encoding="utf-8")
+    answers = course.root / "solutions" / "chapters" / "holes.md"
+    answers.parent.mkdir(parents=True)
+    answers.write_text("# Holes: answers\n\n## Answer to 2\n\nForty-two blocks.\n", encoding="utf-8")
+    parts = "parts:\n  - caption: Chapters\n    chapters:\n      - file: chapters/holes\n"
+    (course.root / "_toc.yml").write_text(f"format: jb-book\nroot: index\n{parts}", encoding="utf-8")
+    public = course.build()
+    assert not any("Forty-two" in page.read_text() for page in public.rglob("*") if page.suffix in {".html", ".js"})
+    instructors = build_site(course.root, answers=True, progress=course.said.append).html
+    assert instructors != public
+    assert "Forty-two blocks." in (instructors / "solutions" / "chapters" / "holes.html").read_text()
+    assert "with answers" in (instructors / "index.html").read_text()
+    assert "Forty-two" not in (public / "searchindex.js").read_text()
+
+    (answers.parent / "nowhere.md").write_text("# Answers to nothing\n", encoding="utf-8")
+    with pytest.raises(SiteError, match=r"nowhere\.md"):
+        build_site(course.root, answers=True, progress=course.said.append)
