@@ -95,7 +95,8 @@ def test_every_picture_is_loaded_and_described(opened):
             s.getAttribute('aria-label') || s.getAttribute('aria-labelledby') || s.querySelector('title'))))"""
     assert page.evaluate(f"{unnamed}.map(s => s.outerHTML.slice(0, 200))") == []
     # Read, not seen: a figure may stand in a fold.
-    silent = "[...document.querySelectorAll('.bd-article figure')].filter(f => !f.querySelector('figcaption')?.textContent)"
+    silent = """[...document.querySelectorAll('.bd-article figure')].filter(
+        f => !f.querySelector('figcaption')?.textContent)"""
     assert page.evaluate(f"{silent}.map(f => f.outerHTML.slice(0, 200))") == []
 
 
