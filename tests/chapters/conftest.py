@@ -38,6 +38,13 @@ class Page:
         """The text without front matter and code cells."""
         return _CELL.sub("", self.source.split("---\n", 2)[2])
 
+    def run_answer(self, exercise: int, names: dict[str, Any]) -> None:
+        """Run the indented code of the folded answer to an exercise; what it defines is in `names` afterwards."""
+        folded = rf"```\{{dropdown\}} Answer to {exercise}\n.*?\n\n((?:(?:    [^\n]*)?\n)+)"
+        code = re.search(folded, self.source, re.DOTALL)
+        assert code is not None, f"the answer to exercise {exercise} has no code"
+        exec("if True:\n" + code[1], names)
+
     def run(self, monkeypatch: pytest.MonkeyPatch) -> None:
         import ast
 
@@ -78,3 +85,10 @@ def chapter(request: pytest.FixtureRequest, page: Callable[[str], Page]) -> Iter
         elif traces_folder() is None:
             pytest.skip("no traces on this machine")
         yield page(request.module.CHAPTER)
+
+
+@pytest.fixture(scope="module")
+def seen(chapter: Page) -> dict[str, Any]:
+    """What the engine showed the page."""
+    found: dict[str, Any] = chapter.names["seen"]
+    return found

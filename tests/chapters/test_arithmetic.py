@@ -14,6 +14,7 @@ from labkit.quizzes import Quiz
 from labkit.workloads import workload
 from reference_impl.bench.random_model import LLAMA32_1B, QWEN3_600M, SMOLLM2_135M
 from reference_impl.padding import ModelShape
+from tests.chapters.reading import number
 
 CHAPTER = "arithmetic"
 ROOT = Path(__file__).resolve().parents[2]
@@ -21,10 +22,6 @@ RESULTS = ROOT / "reference_impl" / "bench" / "results"
 SCRIPT_STEPS = 1_024
 LLAMA3 = ModelShape(layers=32, hidden=4096, intermediate=14336, heads=32, kv_heads=8, head_dim=128, dtype_bytes=2)
 """The sizes that the chapter on paging has."""
-
-
-def number(text: str) -> float:
-    return float(text.replace(",", ""))
 
 
 @pytest.fixture(scope="module")

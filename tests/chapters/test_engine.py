@@ -27,11 +27,6 @@ def number(text: str) -> float:
 
 
 @pytest.fixture(scope="module")
-def seen(chapter: Any) -> dict[str, Any]:
-    return chapter.names["seen"]
-
-
-@pytest.fixture(scope="module")
 def builder() -> dict[str, Any]:
     return runpy.run_path(str(ROOT / "chapters" / "evidence" / "engine.py"))
 

@@ -11,13 +11,10 @@ import pytest
 
 from labkit.figures import Figure, Table
 from reference_impl.bench.kernel_cases import DECODE_CASES
+from tests.chapters.reading import number
 
 CHAPTER = "measured"
 RESULTS = Path(__file__).resolve().parents[2] / "reference_impl" / "bench" / "results"
-
-
-def number(text: str) -> float:
-    return float(text.replace(",", ""))
 
 
 @pytest.fixture(scope="module")

@@ -18,13 +18,10 @@ from labkit.workloads import workload
 from reference_impl.padding import bucketed, pack_rows, static_batch
 from reference_impl.padding.account import ModelShape
 from reference_impl.padding.batch import pack, packed_bias
+from tests.chapters.reading import number
 
 CHAPTER = "packing"
 ROOT = Path(__file__).resolve().parents[2]
-
-
-def number(text: str) -> float:
-    return float(text.replace(",", ""))
 
 
 def test_every_number_in_the_prose_was_computed_and_every_computed_one_is_used(chapter: Any) -> None:
@@ -221,10 +218,8 @@ def test_every_figure_describes_itself_and_names_the_source_of_its_data(chapter:
 
 
 def test_the_folded_answer_to_exercise_3_gives_the_squares_it_names(chapter: Any) -> None:
-    code = re.search(r"```\{dropdown\} Answer to 3\n.*?\n\n((?:(?:    [^\n]*)?\n)+)", chapter.source, re.DOTALL)
-    assert code is not None
     names: dict[str, Any] = {"np": np, "words": chapter.names["words"]}
-    exec("if True:\n" + code[1], names)
+    chapter.run_answer(3, names)
     hears = {
         name: names["hears"](chapter.names[name], chapter.names["texts"])
         for name in ("right", "positions_run_on", "no_boundaries", "one_too_late")

@@ -15,13 +15,10 @@ from labkit.workloads import workload
 from reference_impl.memory import BlockAllocator, BlockTable
 from reference_impl.memory.contiguous import ContiguousAllocator
 from reference_impl.memory.paradox import paradox
+from tests.chapters.reading import number
 
 CHAPTER = "paging"
 ROOT = Path(__file__).resolve().parents[2]
-
-
-def number(text: str) -> float:
-    return float(text.replace(",", ""))
 
 
 def test_every_number_in_the_prose_was_computed_and_every_computed_one_is_used(chapter: Any) -> None:

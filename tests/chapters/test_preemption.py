@@ -21,14 +21,11 @@ from reference_impl.sim.cost import CostModel
 from reference_impl.sim.device import DEVICES, MODELS
 from reference_impl.sim.simulator import Settings, simulate
 from reference_impl.sim.work import StepWork
+from tests.chapters.reading import number
 
 CHAPTER = "preemption"
 ROOT = Path(__file__).resolve().parents[2]
 COST = CostModel(DEVICES["h100-sxm"], MODELS["llama-3.1-8b"])
-
-
-def number(text: str) -> float:
-    return float(text.replace(",", ""))
 
 
 def model(chapter: Any, change: tuple[str, str] | None = None) -> dict[str, Any]:

@@ -12,13 +12,10 @@ from labkit.figures import Figure
 from labkit.quizzes import Quiz
 from labkit.workloads import workload
 from reference_impl.padding import ModelShape, pad_rows, static_batch
+from tests.chapters.reading import number
 
 CHAPTER = "rectangles"
 SHAPE = ModelShape(32, 4096, 14336, 32, 8, 128, 2)
-
-
-def number(text: str) -> float:
-    return float(text.replace(",", ""))
 
 
 def test_every_number_in_the_prose_was_computed_and_every_computed_one_is_used(chapter: Any) -> None:
@@ -160,10 +157,8 @@ def test_the_bug_shows_the_numbers_the_page_explains(chapter: Any) -> None:
 
 
 def test_the_folded_answer_to_exercise_3_runs_and_keeps_its_promise(chapter: Any) -> None:
-    code = re.search(r"```\{dropdown\} Answer to 3\n.*?\n\n((?:    [^\n]*\n)+)", chapter.source, re.DOTALL)
-    assert code is not None
     names: dict[str, Any] = {}
-    exec("if True:\n" + code[1], names)
+    chapter.run_answer(3, names)
     lengths = chapter.names["prompts"][:64]
     batches = list(names["batches"](lengths, 8_000))
     assert sorted(length for batch in batches for length in batch) == sorted(lengths)

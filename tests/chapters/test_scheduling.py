@@ -20,18 +20,10 @@ from reference_impl.sched import FairShare, FirstCome, ShortestFirst
 from reference_impl.sched.setup import build
 from reference_impl.sim.arrivals import Arrival, poisson
 from reference_impl.sim.simulator import Settings, simulate
+from tests.chapters.reading import number
 
 CHAPTER = "scheduling"
 ROOT = Path(__file__).resolve().parents[2]
-
-
-def number(text: str) -> float:
-    return float(text.replace(",", ""))
-
-
-@pytest.fixture(scope="module")
-def seen(chapter: Any) -> dict[str, Any]:
-    return chapter.names["seen"]
 
 
 @pytest.fixture(scope="module")

@@ -16,13 +16,10 @@ from labkit.quizzes import Quiz
 from labkit.workloads import workload
 from reference_impl.memory import BlockAllocator
 from reference_impl.memory.sharing import PUBLISHED_SAVED, beam_step, parallel_sampling, sharing
+from tests.chapters.reading import number
 
 CHAPTER = "sharing"
 ROOT = Path(__file__).resolve().parents[2]
-
-
-def number(text: str) -> float:
-    return float(text.replace(",", ""))
 
 
 def counts(blocks: BlockAllocator, sequences: str) -> dict[int, int]:
@@ -220,10 +217,8 @@ def test_the_answers_to_the_exercises_hold(chapter: Any) -> None:
         assert (8 * end, full + 8 * (end - full)) == (alone, shared)
         assert int(100 * (alone - shared) / alone) == share
         assert f"{share} % saved" in answer
-    code = re.search(r"```\{dropdown\} Answer to 3\n.*?\n\n((?:    [^\n]*\n)+)", chapter.source, re.DOTALL)
-    assert code is not None
     names: dict[str, Any] = {}
-    exec("if True:\n" + code[1], names)
+    chapter.run_answer(3, names)
     assert names["wrong"]({0: 2, 1: 2}, {"parent": [0, 1], "child": [0, 1]}) == []
     assert names["wrong"]({0: 1, 1: 2, 2: 1}, {"parent": [0, 1], "child": [0, 1, 2]}) == [0]
     assert names["wrong"](chapter.names["refs"], chapter.names["tables"]) == [0]

@@ -18,13 +18,10 @@ from labkit.player import Player
 from labkit.quizzes import Quiz
 from labkit.workloads import workload
 from reference_impl.padding import pad_rows
+from tests.chapters.reading import number
 
 CHAPTER = "start"
 ROOT = Path(__file__).resolve().parents[2]
-
-
-def number(text: str) -> float:
-    return float(text.replace(",", ""))
 
 
 def points_of(lab: str) -> dict[str, float]:
