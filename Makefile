@@ -36,19 +36,20 @@ lint: env
 	$(BIN)/mypy
 
 # On a GPU machine that has torch, triton, numpy, pytest and hypothesis of its own, and nothing of the course installed.
-# With pytest-xdist on as many of its cores as the GPU's memory serves; the same tests one after the other without it.
+# With pytest-xdist in as many processes as the memory of its GPUs serves; the same tests one after the other without it.
 test-gpu:                      ## everything that a GPU runner uses, on that runner's own Python
-	$(PYTHON) -m pytest $$($(PYTHON) -c 'import importlib.util as u; print("-n 12" * bool(u.find_spec("xdist")))') \
+	$(PYTHON) -m pytest $$($(PYTHON) -c 'import importlib.util as u; from autograder.nvml import gpus; print(f"-n {12 * len(gpus())}" * bool(u.find_spec("xdist")))') \
 	    tests/reference_impl tests/bugs tests/hidden tests/autograder/worker tests/autograder/sandbox \
-	    tests/autograder/judge tests/autograder/runners tests/autograder/gpu
+	    tests/autograder/judge tests/autograder/runners tests/autograder/gpu tests/autograder/test_nvml.py
 	$(PYTHON) -m pytest tests/autograder/gpu/test_clock.py
 
 sanitize-gpu:                  ## the kernels' tests under NVIDIA's compute-sanitizer: no bad access, no hazard in shared memory
 	for tool in memcheck racecheck; do compute-sanitizer --tool $$tool --target-processes all --error-exitcode 9 \
 	    $(PYTHON) -m pytest tests/reference_impl/attention --examples 2 -q || exit 1; done
 
+# Submissions at once on each GPU.
 JOBS ?= 8
-redteam-gpu:                   ## every submission of tests/submissions/ that has use for a GPU, graded on this one: no attack may gain
+redteam-gpu:                   ## every submission of tests/submissions/ that has use for a GPU, graded on GPUs: no attack may gain
 	mkdir -p .course
 	PYTHONPATH=.:labs $(PYTHON) -m autograder.cli redteam --device cuda --lab lab4_paged_attention --jobs $(JOBS) \
 	    --resume --json .course/redteam-gpu.json

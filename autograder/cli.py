@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from autograder.course import Course
 from autograder.gradebook.judging import RUNNERS, judge
 from autograder.judge.verdicts import SubmissionResult
+from autograder.nvml import gpus
 from autograder.runners.devices import DEVICES, choose
 from autograder.sandbox.tiers import INSTALL_HINT, TIERS, NoSandbox
 
@@ -106,7 +107,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     redteam.add_argument("--device", choices=DEVICES, default="auto", help="auto takes every device that is here")
     redteam.add_argument("--sandbox", choices=("auto", *TIERS), default="auto")
-    redteam.add_argument("--jobs", type=int, help="graded at once (default: one on a GPU, else one a core)")
+    redteam.add_argument(
+        "--jobs", type=int, help="graded at once (default: one a core); on GPUs, on each of them (default: one)"
+    )
     redteam.add_argument("--json", type=Path, metavar="OUT", help="write every trial as JSON, with all verdicts")
     redteam.add_argument("--resume", action="store_true", help="leave out what is in OUT already, of the same suite")
     redteam.add_argument(
@@ -136,7 +139,11 @@ def _grading_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--sandbox", choices=("auto", *TIERS), default="auto", help="none runs student code without isolation"
     )
-    parser.add_argument("--slots", type=int, help="submissions graded at once (default: one a core)")
+    parser.add_argument(
+        "--slots",
+        type=int,
+        help="submissions graded at once (default: one a core); on GPUs, on each of them (default: one)",
+    )
 
 
 def _check_device(course: Course, args: argparse.Namespace) -> None:
@@ -363,6 +370,8 @@ def _doctor(course: Course, args: argparse.Namespace) -> int:
         )
     for tool, use in (("chromium", "tests of the site"), ("nvidia-smi", "GPU groups")):
         print(f"{tool}: {shutil.which(tool) or f'not found ({use})'}")
+    for gpu in gpus():
+        print(f"GPU /dev/{gpu.node}: {gpu.name or 'of unknown name, as libnvidia-ml is missing'}")
     if not any(works.values()):
         raise UserError(f"no sandbox works here, so hidden grading is refused; {INSTALL_HINT}")
     return 0

@@ -96,7 +96,7 @@ def run(
     say: Callable[[Trial], None],
     jobs: int | None = None,
 ) -> list[Trial]:
-    """Grade them, `jobs` at once: if not said, one on a GPU, and on a CPU as many as it has cores.
+    """Grade them, `jobs` at once: if not said, one on each GPU, and on a CPU as many as it has cores.
 
     They are said, and come back, in the order of `waves`, whoever ends first; whom the others may have kept from a
     grade is graded again alone, and said behind its wave. Nothing is taken from the course's journal or left there.
@@ -118,7 +118,7 @@ def run(
         with TemporaryDirectory() as folder:
             grade_files(
                 course, lab.id, [each.path for each in these], sandbox=sandbox, device=device, slots=at_once,
-                gpu_slots=at_once, progress=tried, journal=Path(folder) / "journal.sqlite",
+                progress=tried, journal=Path(folder) / "journal.sqlite",
             )  # fmt: skip
 
     for wave in waves(told, device, jobs):

@@ -7,8 +7,17 @@ import os
 import pytest
 from hypothesis import is_hypothesis_test, settings
 
+from autograder.nvml import gpus, only
+
 # As the command line has it: tests do not wait by turning in place, since something else may run on the same cores.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Spread the workers of pytest-xdist over the GPUs of this machine, before any of them imports torch."""
+    worker = getattr(config, "workerinput", {}).get("workerid")
+    if worker is not None and len(found := gpus()) > 1:
+        os.environ |= only(found[int(worker.removeprefix("gw")) % len(found) :])
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

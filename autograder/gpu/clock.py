@@ -24,6 +24,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from autograder import nvml
 from autograder.gpu.plan import Plan, parse
 from autograder.gpu.replay import Guarded, Loaded, Player, Scratch
 from autograder.gpu.timed import TimedCase, Timing
@@ -51,6 +52,9 @@ class Machine(Protocol):
 
     def synchronize(self) -> None:
         """Wait for everything under way."""
+
+    def slowed(self) -> tuple[str, ...]:
+        """Why its clocks are held down at this moment; () if they are not."""
 
 
 class Bound(Protocol):
@@ -81,6 +85,11 @@ class Cuda:
     @staticmethod
     def synchronize() -> None:
         torch.cuda.synchronize()
+
+    @staticmethod
+    def slowed() -> tuple[str, ...]:
+        # Torch's first device is the first that this process may use.
+        return nvml.slowed(nvml.gpus()[0].uuid)
 
 
 class _Graph:
@@ -229,9 +238,11 @@ def timed_beside(
         looked_at = {ROUNDS - 1, *random.SystemRandom().sample(range(ROUNDS), LOOKED_AT - 1)}
         seconds: list[list[float]] = [[], [], []]
         wrong = ""
+        slowed: set[str] = set()
         for turn in range(ROUNDS):
             for side, found in zip((reference_side, student_side, reference_side), seconds, strict=True):
                 found.append(side.round_s())
+                slowed.update(on.slowed())
                 if side is student_side and turn in looked_at and not wrong:
                     wrong = student_side.wrong(random.SystemRandom().randrange(student_side.count))
         wrong = wrong or student_side.harm()
@@ -247,7 +258,8 @@ def timed_beside(
         1e6 * (statistics.median(found) - empty_s / side.count)
         for side, found in zip((reference_side, student_side, reference_side), seconds, strict=True)
     )
-    return Timing(student_us, before_us, after_us, case.kv_bytes, read_bytes_per_s, wrong)
+    told = ", ".join(sorted(slowed))
+    return Timing(student_us, before_us, after_us, case.kv_bytes, read_bytes_per_s, wrong, told)
 
 
 def _empty_round_s(on: Machine) -> float:

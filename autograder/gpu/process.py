@@ -22,6 +22,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from autograder import nvml
 from autograder.worker import harden
 
 HEADER = struct.Struct("!I")
@@ -85,7 +86,7 @@ class Replay:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._said,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(homes)},
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(homes), **nvml.only(nvml.gpus())},
         )
         assert self._process.stdin is not None
         assert self._process.stdout is not None

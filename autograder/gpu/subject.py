@@ -197,14 +197,17 @@ class PlayedFunctions(InPlaceFunctions):
         return data
 
     def _one(self, plan: Any, case: TimedCase, seed: int) -> Timing:
+        slowed = ""
         for _ in range(TRIES):
             timing = self._stand.time(plan, case, seed, self._source.left_s())
             if timing.wrong:
                 raise TestEnded(Verdict.WRONG, timing.wrong)
             fastest = max(timing.share, timing.reference_share)
-            if timing.drift <= DRIFT_MAX and fastest <= FASTER_THAN_POSSIBLE:
+            if timing.drift <= DRIFT_MAX and fastest <= FASTER_THAN_POSSIBLE and not timing.slowed:
                 return timing
-        raise TestEnded(Verdict.INCONCLUSIVE, "the machine was too restless to time anything")
+            slowed = slowed or timing.slowed
+        why = f"; the GPU's clocks were held down: {slowed}" if slowed else ""
+        raise TestEnded(Verdict.INCONCLUSIVE, f"the machine was too restless to time anything{why}")
 
 
 Seen = list[tuple[str, Timing]]

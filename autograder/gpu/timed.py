@@ -79,6 +79,8 @@ class Timing:
     read_bytes_per_s: float
     wrong: str
     """Why the outputs that were timed are not the answer; "" if they are."""
+    slowed: str = ""
+    """Why the GPU's clocks were held down meanwhile; "" if they were not, or nobody can tell."""
     textbook_us: float | None = None
     """A textbook's kernel on a case of the same lengths, for the eye; None if it was not timed."""
 

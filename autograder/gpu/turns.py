@@ -1,8 +1,8 @@
 """Whose turn it is on one GPU, where several judges share it: many at once, or one that has a clock and nobody else.
 
-Owns: two lock files of a course. Knows nothing of what is done in a turn. The system takes the locks of a judge that
-dies. Whoever waits for the clock's turn stands at the gate, so that no stream of short turns goes past; what it costs
-others to wait is told, as it is not their submission's time.
+Owns: two lock files of a course for each GPU. Knows nothing of what is done in a turn. The system takes the locks of a
+judge that dies. Whoever waits for the clock's turn stands at the gate, so that no stream of short turns goes past; what
+it costs others to wait is told, as it is not their submission's time.
 Source: the turnstile in front of a readers-writer lock, Downey, The Little Book of Semaphores, section 4.2.
 """
 
@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
 
-GATE, ROOM = "gpu.gate", "gpu.room"
+GATE, ROOM = "gate", "room"
 
 
 class Turns:
@@ -23,9 +23,10 @@ class Turns:
     `waited_s` is what it has waited so far. Not safe for threads.
     """
 
-    def __init__(self, folder: Path, waited: Callable[[float], None] = lambda seconds: None) -> None:
-        """folder: the same for all judges that share the GPU. `waited` is told the seconds after each wait."""
-        self._gate, self._room = folder / GATE, folder / ROOM
+    def __init__(self, folder: Path, gpu: str, waited: Callable[[float], None] = lambda seconds: None) -> None:
+        """folder, gpu (the name of its node): the same for all judges that share it. `waited` is told the seconds after
+        each wait."""
+        self._gate, self._room = folder / f"{gpu}.{GATE}", folder / f"{gpu}.{ROOM}"
         self._waited = waited
         self._kind = 0
         """Of the turn that it has; 0 between turns."""

@@ -22,6 +22,7 @@ from autograder.judge.remote import Plan, Session, TestEnded, remote
 from autograder.judge.subject import Make, local
 from autograder.judge.suite import HiddenTest, SuiteBroken, hidden_tests, not_here, run_test
 from autograder.judge.verdicts import GroupResult, SubmissionResult, TestResult, TimingResult, Verdict, clean
+from autograder.nvml import gpus
 from autograder.sandbox.launch import StartFailed, WorkerGone
 from autograder.sandbox.limits import Limits
 from labkit import checks, contracts
@@ -90,7 +91,7 @@ def grade(course: Course, job: Job, limits: Limits | None = None) -> SubmissionR
         packages, environment = tuple(lab.suite.PACKAGES), lab.environment(job.device)
         gpu = job.device == "cuda"
         session = Session(Plan(submission.cells, job.tier, limits, packages, environment, gpu=gpu))
-        turns = Turns(course.state, session.pardon)
+        turns = Turns(course.state, gpu_node(), session.pardon)
         try:
             groups, timings = _judge(lab, tests, session, job, turns)
         finally:
@@ -99,6 +100,11 @@ def grade(course: Course, job: Job, limits: Limits | None = None) -> SubmissionR
         return job.result("infra", time.monotonic() - start, flags=(f"INFRA: {fault}",))
     seconds = time.monotonic() - start - turns.waited_s
     return job.result("graded", seconds, groups, (*submission.flags, *session.flags), timings)
+
+
+def gpu_node() -> str:
+    """The name of this process's GPU, for those who share it; without one nobody takes turns."""
+    return next((gpu.node for gpu in gpus()), "none")
 
 
 def _all(lab: Lab, tests: list[HiddenTest], verdict: Verdict, message: str) -> tuple[GroupResult, ...]:

@@ -6,17 +6,16 @@ Owns: the one place that says so, and the choice between them. Knows nothing of 
 from __future__ import annotations
 
 import importlib.util
-from pathlib import Path
 
 from autograder.course import Lab
+from autograder.nvml import gpus
 
-GPU = Path("/dev/nvidia0")
 DEVICES = ("auto", "cpu", "cuda")
 
 
 def here() -> tuple[str, ...]:
-    """The devices of this machine: always "cpu", and "cuda" if there is an NVIDIA GPU and Triton to use it."""
-    return ("cpu", "cuda") if GPU.exists() and importlib.util.find_spec("triton") else ("cpu",)
+    """The devices of this machine: always "cpu", and "cuda" if there is an NVIDIA GPU for this process, and Triton."""
+    return ("cpu", "cuda") if gpus() and importlib.util.find_spec("triton") else ("cpu",)
 
 
 def choose(lab: Lab, wanted: str) -> str:

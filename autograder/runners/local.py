@@ -15,17 +15,21 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 
 import autograder
 import labkit
+from autograder import nvml
 from autograder.course import Course, Lab, seed_id
 from autograder.intake import Rejected, read_regular
 from autograder.judge.grade import Job
 from autograder.judge.verdicts import SubmissionResult, Verdict
+from autograder.nvml import Gpu, gpus
 from autograder.runners import devices
 from autograder.runners.journal import Journal
+from autograder.runners.slots import GpuSlots
 from autograder.sandbox import tiers
 from autograder.sandbox.limits import Limits
 
@@ -58,7 +62,6 @@ def grade_files(
     sandbox: str = "auto",
     device: str = "auto",
     slots: int | None = None,
-    gpu_slots: int = 1,
     sanitize: bool = False,
     progress: Progress | None = None,
     journal: Path | None = None,
@@ -67,8 +70,8 @@ def grade_files(
     in the course's own file if no other is named; what is in the journal is not graded again.
 
     A bad submission gets a result like any other (`rejected`). `progress` is called with each result as it comes.
-    On a GPU `gpu_slots` at once, whatever `slots` says: one, unless its memory serves more. The clock has it alone
-    either way (gpu/turns.py).
+    `slots` at once: if not said, one a core. On GPUs so many on each: one, unless its memory serves more. The clock has
+    a GPU alone either way (gpu/turns.py). What went wrong on one is tried again on another, if there is one.
     `sanitize` adds a group of no points on the kernels' memory accesses, on a GPU (gpu/sanitize.py).
     Raises: ValueError for an unknown lab, sandbox or device, and to sanitize without a GPU; NoSandbox if no isolating
     tier works here.
@@ -77,7 +80,7 @@ def grade_files(
     device = devices.choose(lab, device)
     if sanitize and device != "cuda":
         raise ValueError("--sanitize looks at kernels on a GPU; it needs --device cuda")
-    slots, sharing = (gpu_slots, gpu_slots) if device == "cuda" else (slots, 1)
+    room = GpuSlots(gpus(), slots or 1) if device == "cuda" else None
     tier = tiers.choose(sandbox)
     suite = course.suite_version(lab)
     kept = Journal(journal or course.state / "journal.sqlite")
@@ -91,13 +94,13 @@ def grade_files(
         with guard:
             lock = locks.setdefault(job_id, threading.Lock())
         with lock:
-            result = _finished_or_run(course, kept, job, job_id, sharing)
+            result = _finished_or_run(course, kept, job, job_id, room)
         if progress is not None:
             with guard:
                 progress(result)
         return result
 
-    with ThreadPoolExecutor(slots or default_slots()) as pool:
+    with ThreadPoolExecutor(room.total if room else slots or default_slots()) as pool:
         return list(pool.map(one, paths))
 
 
@@ -117,10 +120,14 @@ def _job_id(job: Job) -> str:
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 
-def _finished_or_run(course: Course, journal: Journal, job: Job, job_id: str, sharing: int) -> SubmissionResult:
+def _finished_or_run(
+    course: Course, journal: Journal, job: Job, job_id: str, room: GpuSlots | None
+) -> SubmissionResult:
     result = journal.find(job_id)
+    gpu: Gpu | None = None
     for _ in range(INFRA_TRIES if result is None else 0):
-        result = _sure(job, _run(course, job, sharing))
+        with room.one(but=gpu) if room else nullcontext() as gpu:
+            result = _sure(job, _run(course, job, gpu, room.at_once if room else 1))
         if result.status == "graded":
             result = journal.add(job_id, result)
         if result.status != "infra" or JUDGE_TOO_SLOW in result.flags:
@@ -136,14 +143,15 @@ def _sure(job: Job, result: SubmissionResult) -> SubmissionResult:
     return job.result("infra", result.seconds, flags=(*result.flags, NOISE))
 
 
-def _run(course: Course, job: Job, sharing: int) -> SubmissionResult:
-    """One judge process; it may have to wait for others that share its device. What goes wrong with it is infra."""
+def _run(course: Course, job: Job, gpu: Gpu | None, sharing: int) -> SubmissionResult:
+    """One judge process; it may have to wait for `sharing` - 1 others on its GPU. What goes wrong with it is infra."""
     request = json.dumps({"root": str(course.root), "job": asdict(job), "runner_pid": os.getpid()})
     examining_s = SANITIZE_S if job.sanitize else 0.0
     deadline_s = examining_s + sharing * (course.lab(job.lab).limits(job.device).total_s + JUDGE_GRACE_S)
     # The judge's modules come from where this one's came from, installed or not, and never from the working folder.
     homes = [str(Path(autograder.__file__).parents[1]), str(Path(labkit.__file__).parents[1])]
     environment = {**os.environ, "PYTHONHASHSEED": "0", "PYTHONPATH": os.pathsep.join(homes)}
+    environment |= nvml.only([gpu] if gpu else [])
     try:
         done = subprocess.run(
             [sys.executable, "-P", "-m", "autograder.judge"],

@@ -21,13 +21,15 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from autograder import nvml
+
 WORKER_HOME = Path(__file__).resolve().parent.parent / "worker"
 WORKER_FILES = ("shim.py", "harden.py", "wire.py", "tensors.py", "record.py", "watch.py")
 SYSTEM_FOLDERS = ("/usr", "/bin", "/sbin", "/lib", "/lib64", "/lib32")
 SYSTEM_FILES = ("/etc/ld.so.cache",)
 DEVICES = ("null", "zero", "full", "random", "urandom")
-GPU_DEVICES = ("nvidia0", "nvidiactl", "nvidia-uvm", "nvidia-uvm-tools")
-"""The nodes of the first GPU; one worker has one GPU."""
+GPU_DEVICES = ("nvidiactl", "nvidia-uvm", "nvidia-uvm-tools")
+"""The nodes that all GPUs share; beside them a worker has its own GPU's."""
 GPU_FOLDERS = ("/sys",)
 KEPT_FOR_A_GPU = ("LD_LIBRARY_PATH",)
 """What says where this machine's driver has its libraries."""
@@ -64,7 +66,7 @@ class Mounts:
 
 def mounts(packages: Sequence[str], boxed: bool = True, gpu: bool = False) -> Mounts:
     """The files a worker needs: worker program, labkit, `packages` (distribution names) with all that they need in
-    turn, and the interpreter; with `gpu` also the nodes of the GPU.
+    turn, and the interpreter; with `gpu` also the nodes of the first GPU that this process may use.
 
     With `boxed` false the same files where they are outside. Raises: ValueError for a package that is not installed.
     """
@@ -82,7 +84,8 @@ def mounts(packages: Sequence[str], boxed: bool = True, gpu: bool = False) -> Mo
         pairs.append((sys.base_prefix, sys.base_prefix))
     if gpu:
         pairs += [(folder, folder) for folder in GPU_FOLDERS]
-    devices = tuple(name for name in GPU_DEVICES if gpu and os.path.exists(f"/dev/{name}"))
+    wanted = [*(each.node for each in nvml.gpus()[:1]), *GPU_DEVICES] if gpu else []
+    devices = tuple(name for name in wanted if os.path.exists(f"/dev/{name}"))
     return Mounts(tuple(pairs), "/course/worker/shim.py", ("/course/packages",), devices)
 
 
@@ -99,8 +102,9 @@ def without_bytecode(packages: Sequence[str]) -> list[Path]:
 
 
 def gpu_environment() -> dict[str, str]:
-    """The variables that a worker with a GPU keeps of this process's."""
-    return {name: os.environ[name] for name in KEPT_FOR_A_GPU if name in os.environ}
+    """The variables that a worker with a GPU keeps of this process's, and the one that names its GPU."""
+    kept = {name: os.environ[name] for name in KEPT_FOR_A_GPU if name in os.environ}
+    return kept | nvml.only(nvml.gpus())
 
 
 def _package_folder(name: str) -> Path:

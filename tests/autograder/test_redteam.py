@@ -126,7 +126,7 @@ class Runner:
         self.asked: list[tuple[list[str], int]] = []
 
     def __call__(self, course: object, lab: str, paths: list[Path], **options: Any) -> list[SubmissionResult]:
-        self.asked.append(([path.stem for path in paths], options["gpu_slots"]))
+        self.asked.append(([path.stem for path in paths], options["slots"]))
         results = [replace(self._ends[path.stem].pop(0), submission=str(path)) for path in paths]
         for each in reversed(results) if self._turned else results:
             options["progress"](each)

@@ -61,6 +61,12 @@ class Processor:
     def synchronize() -> None:
         pass
 
+    def __init__(self, *held_down: tuple[str, ...]) -> None:
+        self._held_down = list(held_down)
+
+    def slowed(self) -> tuple[str, ...]:
+        return self._held_down.pop(0) if self._held_down else ()
+
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,9 +83,9 @@ def right(storages: Sequence[Tensor], _: Functions) -> None:
     storages[-1].copy_(out.float().contiguous().view(-1).view(torch.uint8))
 
 
-def timed(work: Work) -> Timing:
+def timed(work: Work, on: Processor | None = None) -> Timing:
     plan = cast(Plan, work)
-    return clock.timed_beside(cast(Plan, right), plan, CASE, CASE.tables(3), 7, 1e9, Processor())
+    return clock.timed_beside(cast(Plan, right), plan, CASE, CASE.tables(3), 7, 1e9, on or Processor())
 
 
 def test_what_is_right_in_every_round_has_a_time() -> None:
@@ -87,6 +93,11 @@ def test_what_is_right_in_every_round_has_a_time() -> None:
     assert timing.wrong == ""
     assert timing.student_us > 0
     assert timing.before_us > 0
+
+
+def test_clocks_that_were_held_down_in_any_round_are_told() -> None:
+    assert timed(right).slowed == ""
+    assert timed(right, Processor((), ("power brake",), ("heat", "power brake"))).slowed == "heat, power brake"
 
 
 def test_an_answer_of_an_earlier_round_is_no_answer() -> None:

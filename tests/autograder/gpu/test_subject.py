@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any, cast
@@ -10,7 +11,7 @@ from typing import Any, cast
 import pytest
 
 from autograder.gpu.stand import Stand
-from autograder.gpu.subject import FromHere, Seen, names_of, played
+from autograder.gpu.subject import TRIES, FromHere, Seen, names_of, played
 from autograder.gpu.timed import TimedCase, Timing
 from autograder.judge.attention_speed import equal_cases, unequal_cases
 from autograder.judge.remote import TestEnded
@@ -38,15 +39,21 @@ def subject(
     wrong: str = "",
     drift: float = 0.0,
     read_bytes_per_s: float = 1e12,
+    slowed: Sequence[str] = (),
     source: Source | None = None,
     started: list[None] | None = None,
 ) -> Any:
-    """Functions whose timing takes as many microseconds as the case has tokens; the last case is `wrong`."""
+    """Functions whose timing takes as many microseconds as the case has tokens; the last case is `wrong`.
+
+    slowed: what held the clocks down at each timing, as long as it goes on.
+    """
+    held_down = list(slowed)
 
     def time(plan: Any, case: TimedCase, seed: int, at_most_s: float) -> Timing:
         assert at_most_s == 60.0
         told = wrong if case == CASES[-1] else ""
-        return Timing(sum(case.lengths), 10.0, 10.0 * (1 + drift), case.kv_bytes, read_bytes_per_s, told)
+        why = held_down.pop(0) if held_down else ""
+        return Timing(sum(case.lengths), 10.0, 10.0 * (1 + drift), case.kv_bytes, read_bytes_per_s, told, why)
 
     def textbook_us(case: TimedCase, at_most_s: float) -> float | None:
         return None if case == CASES[0] else 2.0 * sum(case.lengths)
@@ -140,6 +147,15 @@ def test_what_cannot_be_believed_is_no_speed(noise: dict[str, float]) -> None:
         subject(seen, **noise).timed(CASES, 7)  # type: ignore[arg-type]
     assert ended.value.verdict is Verdict.INCONCLUSIVE
     assert seen == []
+
+
+def test_a_time_under_slowed_clocks_is_taken_again_and_why_is_told_if_they_stay_so() -> None:
+    seen: Seen = []
+    subject(seen, slowed=["power brake"]).timed(CASES, 7)
+    assert [timing.slowed for _, timing in seen] == ["", "", ""]
+    with pytest.raises(TestEnded, match="the GPU's clocks were held down: power brake") as ended:
+        subject([], slowed=["power brake"] * TRIES).timed(CASES, 7)
+    assert ended.value.verdict is Verdict.INCONCLUSIVE
 
 
 @pytest.mark.parametrize("seed", range(3))

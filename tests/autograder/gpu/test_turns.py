@@ -48,8 +48,8 @@ def in_a_thread(turns: Turns, kind: str, leave: threading.Event) -> Iterator[thr
 def test_only_two_who_play_have_their_turns_at_once(tmp_path: Path, first: str, second: str, beside: bool) -> None:
     leave = threading.Event()
     with (
-        getattr(Turns(tmp_path), first)(),
-        in_a_thread(Turns(tmp_path), second, leave) as there,
+        getattr(Turns(tmp_path, "nvidia0"), first)(),
+        in_a_thread(Turns(tmp_path, "nvidia0"), second, leave) as there,
     ):
         assert there.wait(LONG_S if beside else SOON_S) is beside
 
@@ -57,21 +57,21 @@ def test_only_two_who_play_have_their_turns_at_once(tmp_path: Path, first: str, 
 def test_whoever_comes_after_the_clock_waits_behind_it(tmp_path: Path) -> None:
     """Or a stream of short turns would keep the clock waiting for ever."""
     leave = threading.Event()
-    with Turns(tmp_path).together(), in_a_thread(Turns(tmp_path), "alone", leave) as clock:
+    with Turns(tmp_path, "nvidia0").together(), in_a_thread(Turns(tmp_path, "nvidia0"), "alone", leave) as clock:
         assert not clock.wait(SOON_S)
-        with in_a_thread(Turns(tmp_path), "together", leave) as later:
+        with in_a_thread(Turns(tmp_path, "nvidia0"), "together", leave) as later:
             assert not later.wait(SOON_S)
 
 
 @pytest.mark.parametrize("kind", ["alone", "together"])
 def test_who_has_a_turn_has_it_for_all_that_is_done_in_it(tmp_path: Path, kind: str) -> None:
     leave = threading.Event()
-    turns = Turns(tmp_path)
+    turns = Turns(tmp_path, "nvidia0")
     with getattr(turns, kind)():
         with turns.together():
             pass
         # The turn goes on, and whoever waits for it is in nobody's way.
-        with in_a_thread(Turns(tmp_path), "alone", leave) as clock:
+        with in_a_thread(Turns(tmp_path, "nvidia0"), "alone", leave) as clock:
             assert not clock.wait(SOON_S)
             with turns.together():
                 pass
@@ -80,28 +80,28 @@ def test_who_has_a_turn_has_it_for_all_that_is_done_in_it(tmp_path: Path, kind: 
 
 
 def test_a_turn_that_ended_with_an_error_is_over(tmp_path: Path) -> None:
-    turns = Turns(tmp_path)
+    turns = Turns(tmp_path, "nvidia0")
     with pytest.raises(KeyError), turns.together():
         raise KeyError
     leave = threading.Event()
-    with in_a_thread(Turns(tmp_path), "alone", leave) as other:
+    with in_a_thread(Turns(tmp_path, "nvidia0"), "alone", leave) as other:
         assert other.wait(LONG_S)
 
 
 def test_the_clock_asks_for_its_turn_outside_of_another(tmp_path: Path) -> None:
-    turns = Turns(tmp_path)
+    turns = Turns(tmp_path, "nvidia0")
     with turns.together(), pytest.raises(RuntimeError, match="inside a turn beside others"):
         turns.alone()
 
 
 def test_a_wait_is_told_and_no_wait_is_none(tmp_path: Path) -> None:
     told: list[float] = []
-    turns = Turns(tmp_path, told.append)
+    turns = Turns(tmp_path, "nvidia0", told.append)
     with turns.together():
         pass
     assert turns.waited_s < SOON_S / 2
     leave = threading.Event()
-    with in_a_thread(Turns(tmp_path), "alone", leave) as other:
+    with in_a_thread(Turns(tmp_path, "nvidia0"), "alone", leave) as other:
         assert other.wait(LONG_S)
         threading.Timer(SOON_S, leave.set).start()
         with turns.together():
@@ -112,7 +112,7 @@ def test_a_wait_is_told_and_no_wait_is_none(tmp_path: Path) -> None:
 def test_the_turn_of_a_judge_that_was_killed_is_over(tmp_path: Path) -> None:
     program = (
         "import sys, time; from pathlib import Path; from autograder.gpu.turns import Turns\n"
-        "with Turns(Path(sys.argv[1])).alone(): print('there', flush=True); time.sleep(60)"
+        "with Turns(Path(sys.argv[1]), 'nvidia0').alone(): print('there', flush=True); time.sleep(60)"
     )
     other = subprocess.Popen(
         [sys.executable, "-c", program, str(tmp_path)], stdout=subprocess.PIPE, cwd=ROOT, text=True
@@ -122,5 +122,5 @@ def test_the_turn_of_a_judge_that_was_killed_is_over(tmp_path: Path) -> None:
         assert other.stdout.readline() == "there\n"
         other.kill()
         start = time.monotonic()
-        with Turns(tmp_path).alone():
+        with Turns(tmp_path, "nvidia0").alone():
             assert time.monotonic() - start < LONG_S

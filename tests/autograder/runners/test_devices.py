@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -54,6 +53,6 @@ def test_another_device_is_refused_by_name(machine: tuple[str, ...]) -> None:
         choose(BOTH, "tpu")
 
 
-def test_a_machine_without_the_gpus_node_has_a_cpu_only(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(devices, "GPU", tmp_path / "nvidia0")
+def test_a_machine_without_a_gpu_for_this_process_has_a_cpu_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "gpus", lambda: ())
     assert devices.here() == ("cpu",)

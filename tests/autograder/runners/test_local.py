@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 
 from autograder.course import Course
 from autograder.judge.verdicts import SubmissionResult, Verdict
+from autograder.nvml import Gpu
 from autograder.runners import local
 from autograder.runners.journal import Journal
 from autograder.runners.local import grade_files
@@ -88,7 +90,7 @@ def test_a_judge_that_breaks_is_tried_again_and_never_scored(
 ) -> None:
     tries: list[int] = []
 
-    def broken(course: Course, job: local.Job, sharing: int) -> SubmissionResult:
+    def broken(course: Course, job: local.Job, *_: object) -> SubmissionResult:
         tries.append(1)
         return job.result("infra", 0.0, flags=("INFRA: the machine is on fire",))
 
@@ -104,9 +106,9 @@ def test_noise_is_no_verdict_it_is_tried_again_and_never_scored(
     tried: list[str] = []
     honest_run = local._run
 
-    def restless(course: Course, job: Any, sharing: int) -> SubmissionResult:
+    def restless(course: Course, job: Any, *where: Any) -> SubmissionResult:
         tried.append(job.label)
-        result = honest_run(course, job, sharing)
+        result = honest_run(course, job, *where)
         if len(tried) > noisy:
             return result
         (test, *rest) = result.groups[0].tests
@@ -121,6 +123,51 @@ def test_noise_is_no_verdict_it_is_tried_again_and_never_scored(
     noisy = 1
     (later,) = grade_files(small_course, LAB, submissions[:1])
     assert (later.status, later.score, len(tried)) == ("graded", 15.0, 2)
+
+
+def test_each_gpu_has_its_slots_and_a_fault_of_one_is_tried_again_on_another(
+    small_course: Course, submissions: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    two = (Gpu("GPU-1", "nvidia0"), Gpu("GPU-2", "nvidia1"))
+    met: list[tuple[str, str, int]] = []
+    full = threading.Barrier(4, timeout=20)
+
+    def run(course: Course, job: local.Job, gpu: Gpu, sharing: int) -> SubmissionResult:
+        met.append((job.label, gpu.node, sharing))
+        if len(met) <= 4:
+            full.wait()
+        broken = gpu == two[0] and Path(job.label).name == "0.py"
+        return job.result("infra" if broken else "graded", 0.0)
+
+    files = [submissions[0].with_name(f"{n}.py") for n in range(5)]
+    for n, file in enumerate(files):
+        file.write_text(f"# {n}\n")
+    monkeypatch.setattr(local, "_run", run)
+    monkeypatch.setattr(local, "gpus", lambda: two)
+    monkeypatch.setattr(local.devices, "choose", lambda lab, device: device)
+    results = grade_files(small_course, LAB, files, device="cuda", slots=2)
+    assert [result.status for result in results] == ["graded"] * 5
+    assert sorted(node for _, node, _ in met[:4]) == ["nvidia0", "nvidia0", "nvidia1", "nvidia1"]
+    assert {sharing for *_, sharing in met} == {2}
+    tries = [node for label, node, _ in met if Path(label).name == "0.py"]
+    assert tries in (["nvidia0", "nvidia1"], ["nvidia1"])
+
+
+def test_a_judge_has_the_gpu_of_its_slot_and_no_other(
+    small_course: Course, submissions: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str | None] = []
+
+    def started(*args: Any, env: dict[str, str], **kwargs: Any) -> Any:
+        told.append(env.get("CUDA_VISIBLE_DEVICES"))
+        raise subprocess.TimeoutExpired("judge", 1)
+
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    job = local._job(small_course, small_course.lab(LAB), submissions[0], "1", "none", "cuda")
+    monkeypatch.setattr(local.subprocess, "run", started)
+    for gpu in (Gpu("GPU-2", "nvidia1"), Gpu("", "nvidia0"), None):
+        local._run(small_course, job, gpu, 1)
+    assert told == ["GPU-2", None, None]
 
 
 def test_kernels_are_examined_on_a_gpu_only_and_their_results_kept_apart(

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from autograder.nvml import Gpu
 from autograder.sandbox import tiers
 from autograder.sandbox.launch import Connection, StartFailed, WorkerGone
 from autograder.sandbox.limits import Limits
@@ -190,6 +191,15 @@ def test_the_cpu_cap_ends_a_worker_that_computes_too_long(tier: str) -> None:
     ):
         connection.request(20, op="exec", name="cell", source="while True:\n    pass")
     assert gone.value.kind == "died"
+
+
+def test_a_worker_has_the_nodes_of_its_own_gpu_and_no_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    two = (Gpu("GPU-2", "nvidia1"), Gpu("GPU-1", "nvidia0"))
+    monkeypatch.setattr(tiers.nvml, "gpus", lambda: two)
+    monkeypatch.setattr(tiers.os.path, "exists", lambda path: True)
+    assert tiers.mounts((), gpu=True).devices == ("nvidia1", "nvidiactl", "nvidia-uvm", "nvidia-uvm-tools")
+    assert tiers.gpu_environment()["CUDA_VISIBLE_DEVICES"] == "GPU-2"
+    assert tiers.mounts(()).devices == ()
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="making a mount inside /usr needs root")
