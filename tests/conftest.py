@@ -14,9 +14,12 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Spread the workers of pytest-xdist over the GPUs of this machine, before any of them imports torch."""
+    """Before torch is imported: workers of pytest-xdist share the cores, and are spread over the machine's GPUs."""
     worker = getattr(config, "workerinput", {}).get("workerid")
-    if worker is not None and len(found := gpus()) > 1:
+    if worker is None:
+        return
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    if found := gpus():
         os.environ |= only(found[int(worker.removeprefix("gw")) % len(found) :])
 
 

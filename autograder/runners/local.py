@@ -46,6 +46,9 @@ JUDGE_TOO_SLOW = "INFRA: the judge did not end in time"
 NOISE = "INFRA: INCONCLUSIVE, the machine was too restless to time anything; grade it again"
 """After the last try that is for staff to do, when nothing else uses the GPU."""
 
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+"""Many judges share the cores, and what one computes is small: pools of threads would be in each other's way."""
+
 Progress = Callable[[SubmissionResult], None]
 
 
@@ -150,7 +153,7 @@ def _run(course: Course, job: Job, gpu: Gpu | None, sharing: int) -> SubmissionR
     deadline_s = examining_s + sharing * (course.lab(job.lab).limits(job.device).total_s + JUDGE_GRACE_S)
     # The judge's modules come from where this one's came from, installed or not, and never from the working folder.
     homes = [str(Path(autograder.__file__).parents[1]), str(Path(labkit.__file__).parents[1])]
-    environment = {**os.environ, "PYTHONHASHSEED": "0", "PYTHONPATH": os.pathsep.join(homes)}
+    environment = {**ONE_THREAD, **os.environ, "PYTHONHASHSEED": "0", "PYTHONPATH": os.pathsep.join(homes)}
     environment |= nvml.only([gpu] if gpu else [])
     try:
         done = subprocess.run(

@@ -153,21 +153,25 @@ def test_each_gpu_has_its_slots_and_a_fault_of_one_is_tried_again_on_another(
     assert tries in (["nvidia0", "nvidia1"], ["nvidia1"])
 
 
-def test_a_judge_has_the_gpu_of_its_slot_and_no_other(
+def test_a_judge_has_the_gpu_of_its_slot_and_no_other_and_one_thread(
     small_course: Course, submissions: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told: list[str | None] = []
 
     def started(*args: Any, env: dict[str, str], **kwargs: Any) -> Any:
         told.append(env.get("CUDA_VISIBLE_DEVICES"))
+        threads.append(env["OMP_NUM_THREADS"])
         raise subprocess.TimeoutExpired("judge", 1)
 
+    threads: list[str] = []
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     job = local._job(small_course, small_course.lab(LAB), submissions[0], "1", "none", "cuda")
     monkeypatch.setattr(local.subprocess, "run", started)
     for gpu in (Gpu("GPU-2", "nvidia1"), Gpu("", "nvidia0"), None):
         local._run(small_course, job, gpu, 1)
     assert told == ["GPU-2", None, None]
+    assert threads == ["1"] * 3, "judges share the cores"
 
 
 def test_kernels_are_examined_on_a_gpu_only_and_their_results_kept_apart(
