@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PORT ?= 8000
+# Tests run in as many processes as this machine has cores, four at most; a process that is done takes over from others.
+AT_ONCE ?= -n auto --maxprocesses 4 --dist worksteal
 
 .PHONY: course test test-long test-gpu sanitize-gpu redteam-gpu mutants bench bench-gpu site pdf labs serve-site clean lint sandbox browser model env
 .DEFAULT_GOAL := course
@@ -19,7 +21,7 @@ course: env sandbox            ## environment, doctor, labs, sample class graded
 	@$(BIN)/course where
 
 test: env sandbox browser model lint ## linters, types, all tests that need no GPU
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(AT_ONCE)
 
 test-long: env model           ## a million operations, a million requests, 64 prompts in every way: long
 	$(BIN)/python -m pytest -m long

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 import pytest
+from pytest import TerminalReporter
 from hypothesis import is_hypothesis_test, settings
 
 from autograder.nvml import gpus, only
@@ -13,10 +14,24 @@ from autograder.nvml import gpus, only
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
+class NamesFailures:
+    """Names each failed test as it fails: a long run may be cut short before its summary."""
+
+    def __init__(self, reporter: TerminalReporter) -> None:
+        self._reporter = reporter
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.failed:
+            self._reporter.write_line(f"\nFAILED in {report.when}: {report.nodeid}", flush=True)
+
+
+@pytest.hookimpl(trylast=True)
 def pytest_configure(config: pytest.Config) -> None:
     """Before torch is imported: workers of pytest-xdist share the cores, and are spread over the machine's GPUs."""
     worker = getattr(config, "workerinput", {}).get("workerid")
     if worker is None:
+        if reporter := config.pluginmanager.get_plugin("terminalreporter"):
+            config.pluginmanager.register(NamesFailures(reporter))
         return
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     if found := gpus():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import importlib.util
 import shutil
 from collections.abc import Callable, Iterator
@@ -28,7 +29,12 @@ def site() -> Path:
         pytest.skip("jupyter-book is not installed")
     from autograder.release.site import build_site
 
-    return build_site(ROOT, out=ROOT / ".course" / "site-under-test", progress=lambda line: None).html
+    state = ROOT / ".course"
+    state.mkdir(exist_ok=True)
+    # Processes that test at once share the folder: the first one builds it, the others find it built.
+    with (state / "site-under-test.lock").open("wb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return build_site(ROOT, out=state / "site-under-test", progress=lambda line: None).html
 
 
 @pytest.fixture(scope="session")

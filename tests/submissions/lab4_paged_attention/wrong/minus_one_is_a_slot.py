@@ -2,6 +2,7 @@
 
 Killed by: test_store_kv.test_the_slot_minus_one_writes_nowhere, test_store_kv.test_only_skipped_tokens_change_nothing
 Source: bug class 33: slot -1 as an index
+On a GPU: programs with -1 race for the last slot; the interpreter runs them one after another
 """
 
 import torch
