@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from autograder.course import Course, Lab
 from autograder.gpu.turns import Turns
 from autograder.intake import take
-from autograder.judge.grade import gpu_node, on_the_gpu
+from autograder.judge.grade import on_the_gpu, own_gpu
 from autograder.judge.remote import Plan, Session
 from autograder.judge.suite import HiddenTest, SuiteBroken, hidden_tests, run_test
 from autograder.sandbox.launch import StartFailed
@@ -144,7 +144,7 @@ def _grade(course: Course, lab: Lab, tests: Sequence[HiddenTest], session: Sessi
     ended: dict[str, str] = {}
     gpu = ""
     try:
-        with Stand(Turns(course.state, gpu_node(), session.pardon)) as stand:
+        with Stand(Turns(course.state, own_gpu().node, session.pardon)) as stand:
             make, reference = on_the_gpu(lab, name, session, {}, stand, seen)
             gpu = stand.gpu
             session.sealed = True

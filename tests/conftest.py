@@ -1,11 +1,11 @@
-"""For all tests: which run only when their marker is asked for by name, and how many examples a property has."""
+"""For all tests: which run only when their marker is asked for by name, how many examples a property has, how processes
+that test at once share the machine, and that a failure is named as it comes."""
 
 from __future__ import annotations
 
 import os
 
 import pytest
-from pytest import TerminalReporter
 from hypothesis import is_hypothesis_test, settings
 
 from autograder.nvml import gpus, only
@@ -17,7 +17,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 class NamesFailures:
     """Names each failed test as it fails: a long run may be cut short before its summary."""
 
-    def __init__(self, reporter: TerminalReporter) -> None:
+    def __init__(self, reporter: pytest.TerminalReporter) -> None:
         self._reporter = reporter
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:

@@ -10,7 +10,7 @@ import inspect
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,7 +22,7 @@ from autograder.judge.remote import Plan, Session, TestEnded, remote
 from autograder.judge.subject import Make, local
 from autograder.judge.suite import HiddenTest, SuiteBroken, hidden_tests, not_here, run_test
 from autograder.judge.verdicts import GroupResult, SubmissionResult, TestResult, TimingResult, Verdict, clean
-from autograder.nvml import gpus
+from autograder.nvml import Gpu, gpus
 from autograder.sandbox.launch import StartFailed, WorkerGone
 from autograder.sandbox.limits import Limits
 from labkit import checks, contracts
@@ -91,7 +91,7 @@ def grade(course: Course, job: Job, limits: Limits | None = None) -> SubmissionR
         packages, environment = tuple(lab.suite.PACKAGES), lab.environment(job.device)
         gpu = job.device == "cuda"
         session = Session(Plan(submission.cells, job.tier, limits, packages, environment, gpu=gpu))
-        turns = Turns(course.state, gpu_node(), session.pardon)
+        turns = Turns(course.state, own_gpu().node, session.pardon)
         try:
             groups, timings = _judge(lab, tests, session, job, turns)
         finally:
@@ -99,12 +99,13 @@ def grade(course: Course, job: Job, limits: Limits | None = None) -> SubmissionR
     except (StartFailed, SuiteBroken) as fault:
         return job.result("infra", time.monotonic() - start, flags=(f"INFRA: {fault}",))
     seconds = time.monotonic() - start - turns.waited_s
-    return job.result("graded", seconds, groups, (*submission.flags, *session.flags), timings)
+    result = job.result("graded", seconds, groups, (*submission.flags, *session.flags), timings)
+    return replace(result, gpu=own_gpu().name) if gpu else result
 
 
-def gpu_node() -> str:
-    """The name of this process's GPU, for those who share it; without one nobody takes turns."""
-    return next((gpu.node for gpu in gpus()), "none")
+def own_gpu() -> Gpu:
+    """This process's GPU, or one of no name that nobody takes turns on."""
+    return next(iter(gpus()), Gpu("", "none"))
 
 
 def _all(lab: Lab, tests: list[HiddenTest], verdict: Verdict, message: str) -> tuple[GroupResult, ...]:

@@ -109,6 +109,8 @@ class SubmissionResult:
     """Remarks for student and staff, e.g. a cell that failed to run, a duplicated cell, the reason of a rejection."""
     timings: tuple[TimingResult, ...] = ()
     """What was timed, on a grader with a GPU; no point depends on it beyond the verdicts."""
+    gpu: str = ""
+    """The kind of GPU, where one graded: shares of the ceiling do not compare between kinds."""
 
     @property
     def score(self) -> float:
@@ -119,7 +121,7 @@ class SubmissionResult:
         return float(sum(Fraction(str(group.max_points)) for group in self.groups))
 
     def to_json(self) -> dict[str, Any]:
-        """A plain object: the schema of grading.md, plus title and counterexample of each group, and timings."""
+        """A plain object: the schema of grading.md, plus title and counterexample of each group, timings and GPU."""
         return {
             "lab": self.lab,
             "submission": self.submission,
@@ -127,6 +129,7 @@ class SubmissionResult:
             "suite": self.suite,
             "seed_id": self.seed_id,
             "device": self.device,
+            "gpu": self.gpu,
             "seconds": self.seconds,
             "status": self.status,
             "score": self.score,
@@ -165,7 +168,8 @@ class SubmissionResult:
             )
             for group in data["groups"]
         )
-        # Results in journals may be older than timings.
+        # Results in journals may be older than timings and GPUs.
         timings = tuple(TimingResult(**timing) for timing in data.get("timings", ()))
         keys = ("lab", "submission", "sha256", "suite", "seed_id", "device", "seconds", "status")
-        return cls(**{key: data[key] for key in keys}, groups=groups, flags=tuple(data["flags"]), timings=timings)
+        lists = {"groups": groups, "flags": tuple(data["flags"]), "timings": timings}
+        return cls(**{key: data[key] for key in keys}, **lists, gpu=data.get("gpu", ""))

@@ -64,6 +64,7 @@ def class_page(lab: str, results: Sequence[Named]) -> str:
     body = [
         f"<h1>Class report: {escape(lab)}</h1>\n",
         f"<p>{len(results)} submissions. Median {points_text(_median(scores))} of {points_text(highest)} points.</p>\n",
+        _kinds_of_gpu(results),
         "<h2>Scores</h2>\n",
         _histogram(scores, highest),
         "<h2>Points by group</h2>\n",
@@ -74,6 +75,18 @@ def class_page(lab: str, results: Sequence[Named]) -> str:
         _submissions(results),
     ]
     return page(f"Class report: {lab}", "".join(body))
+
+
+def _kinds_of_gpu(results: Sequence[Named]) -> str:
+    """On what speed was graded; a warning if that was not the same for all."""
+    kinds = Counter(result.gpu for _, result in results if result.gpu)
+    told = ", ".join(f"{count} on {escape(kind)}" for kind, count in kinds.most_common())
+    if len(kinds) < 2:
+        return f"<p>Speed was graded: {told}.</p>\n" if kinds else ""
+    return (
+        f'<p class="remark">Speed was graded on GPUs of {len(kinds)} kinds: {told}. A share of the read ceiling on one '
+        "says little of another: grade these submissions again on machines of one kind.</p>\n"
+    )
 
 
 def _groups(results: Sequence[Named]) -> tuple[GroupResult, ...]:

@@ -66,6 +66,8 @@ def _score(feedback: Feedback) -> str:
     else:
         return "<p>Not graded.</p>\n"
     lines = [f"<p><strong>{points_text(score)} of {points_text(highest)} points</strong>{late}</p>\n"]
+    if result is not None and result.gpu:
+        lines.append(f"<p>Graded on a GPU: {escape(result.gpu)}.</p>\n")
     if result is not None and result.status == "rejected":
         lines.append("<p>This submission could not be graded; the reason follows.</p>\n")
     return "".join(lines)

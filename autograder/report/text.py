@@ -107,7 +107,8 @@ def heading_text(result: SubmissionResult) -> str:
         first = "This submission could not be graded, so every graded group has 0 points."
     else:
         first = f"Score from the autograder: {points_text(result.score)} of {points_text(result.max_score)} points."
-    return clean("\n".join([first, *(f"Remark: {flag}" for flag in result.flags)])) + "\n\n"
+    where = [f"Graded on a GPU: {result.gpu}."] if result.gpu else []
+    return clean("\n".join([first, *where, *(f"Remark: {flag}" for flag in result.flags)])) + "\n\n"
 
 
 def report_text(result: SubmissionResult) -> str:

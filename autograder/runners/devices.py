@@ -6,9 +6,10 @@ Owns: the one place that says so, and the choice between them. Knows nothing of 
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Sequence
 
 from autograder.course import Lab
-from autograder.nvml import gpus
+from autograder.nvml import Gpu, gpus
 
 DEVICES = ("auto", "cpu", "cuda")
 
@@ -16,6 +17,11 @@ DEVICES = ("auto", "cpu", "cuda")
 def here() -> tuple[str, ...]:
     """The devices of this machine: always "cpu", and "cuda" if there is an NVIDIA GPU for this process, and Triton."""
     return ("cpu", "cuda") if gpus() and importlib.util.find_spec("triton") else ("cpu",)
+
+
+def of_one_kind(found: Sequence[Gpu]) -> tuple[Gpu, ...]:
+    """Those of `found` that are of the first one's kind: shares of a read ceiling do not compare between kinds."""
+    return tuple(gpu for gpu in found if gpu.name == found[0].name)
 
 
 def choose(lab: Lab, wanted: str) -> str:

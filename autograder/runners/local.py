@@ -73,8 +73,9 @@ def grade_files(
     in the course's own file if no other is named; what is in the journal is not graded again.
 
     A bad submission gets a result like any other (`rejected`). `progress` is called with each result as it comes.
-    `slots` at once: if not said, one a core. On GPUs so many on each: one, unless its memory serves more. The clock has
-    a GPU alone either way (gpu/turns.py). What went wrong on one is tried again on another, if there is one.
+    `slots` at once: if not said, one a core. On GPUs, of one kind, so many on each: one, unless its memory serves more.
+    The clock has a GPU alone either way (gpu/turns.py). What went wrong on one is tried again on another, if there is
+    one.
     `sanitize` adds a group of no points on the kernels' memory accesses, on a GPU (gpu/sanitize.py).
     Raises: ValueError for an unknown lab, sandbox or device, and to sanitize without a GPU; NoSandbox if no isolating
     tier works here.
@@ -83,7 +84,7 @@ def grade_files(
     device = devices.choose(lab, device)
     if sanitize and device != "cuda":
         raise ValueError("--sanitize looks at kernels on a GPU; it needs --device cuda")
-    room = GpuSlots(gpus(), slots or 1) if device == "cuda" else None
+    room = GpuSlots(devices.of_one_kind(gpus()), slots or 1) if device == "cuda" else None
     tier = tiers.choose(sandbox)
     suite = course.suite_version(lab)
     kept = Journal(journal or course.state / "journal.sqlite")

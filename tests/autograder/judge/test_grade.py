@@ -19,6 +19,7 @@ from autograder.judge import grade as grading
 from autograder.judge.grade import Job, grade
 from autograder.judge.subject import LocalSubject
 from autograder.judge.verdicts import GroupResult, SubmissionResult, TestResult, TimingResult, Verdict
+from autograder.nvml import Gpu
 from autograder.sandbox import tiers
 from autograder.sandbox.limits import Limits
 
@@ -304,6 +305,14 @@ def test_what_the_clock_saw_is_told_once_under_its_group_and_rounded(on_a_gpu: G
     result = on_a_gpu(Timing(131.2345, 117.0, 119.0, 400_123_456, 3.3e12, ""))
     assert result.status == "graded"
     assert result.timings == (TimingResult("cost", "equal lengths, batch 1 of 1", 131.0, 118.0, 0.924, 1.03),)
+
+
+def test_a_result_of_a_gpu_names_its_kind(on_a_gpu: Grader, graded: Grader, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        grading, "gpus", lambda: (Gpu("GPU-2", "nvidia1", "NVIDIA X"), Gpu("GPU-1", "nvidia0", "other"))
+    )
+    assert on_a_gpu(Timing(131.0, 117.0, 119.0, 400_000_000, 3.3e12, "")).gpu == "NVIDIA X"
+    assert graded("").gpu == ""
 
 
 def test_a_look_at_memory_accesses_is_a_group_behind_the_others_and_changes_no_score(

@@ -175,6 +175,18 @@ class TestSpeed:
             del timing["textbook_us"], timing["textbook_share"]
         assert SubmissionResult.from_json(older) == whole
 
+    def test_the_kind_of_gpu_is_named_where_there_was_one(self) -> None:
+        graded = replace(timed(0.8), gpu=f"NVIDIA X{ATTACK}")
+        page = feedback_page(Feedback("ada", "lab", graded))
+        assert "<p>Graded on a GPU: NVIDIA X" in page
+        assert_inert(page)
+        assert "Graded on a GPU: NVIDIA X" in report_text(graded).splitlines()[1]
+        assert "a GPU" not in feedback_page(Feedback("ada", "lab", result())) + report_text(result())
+        assert SubmissionResult.from_json(graded.to_json()) == graded
+        older = graded.to_json()
+        del older["gpu"]
+        assert SubmissionResult.from_json(older) == replace(graded, gpu="")
+
     def test_nothing_of_speed_is_shown_where_nothing_was_timed(self) -> None:
         page = feedback_page(Feedback("ada", "lab", timed(0.8)))
         tables, growth = page.split("<h2>All about growth</h2>")
@@ -279,6 +291,15 @@ class TestClassReport:
     def test_no_result_is_an_error_that_says_what_to_do(self, tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="no graded submission to lab: run `course autograde lab` first"):
             write_class_report("lab", [], tmp_path)
+
+    def test_speeds_of_different_kinds_of_gpu_are_told_apart(self) -> None:
+        fast, faster = (replace(timed(0.8), gpu=name) for name in ("NVIDIA X", f"NVIDIA Y{ATTACK}"))
+        alike = class_page("lab", [("ada", fast), ("bob", fast), ("eve", result())])
+        assert "<p>Speed was graded: 2 on NVIDIA X.</p>" in alike
+        mixed = class_page("lab", [("ada", fast), ("bob", faster), ("eve", fast)])
+        assert "Speed was graded on GPUs of 2 kinds: 2 on NVIDIA X, 1 on NVIDIA Y" in mixed
+        assert_inert(mixed)
+        assert "Speed was graded" not in class_page("lab", [("ada", result())])
 
     def test_a_class_of_rejected_submissions_has_a_report(self) -> None:
         assert "<p>No test ran.</p>" in class_page("lab", [("ada", result(status="rejected"))])

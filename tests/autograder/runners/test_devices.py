@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from autograder.nvml import Gpu
 from autograder.runners import devices
 
 
@@ -46,6 +47,12 @@ def test_a_gpu_that_is_asked_for_is_used_or_its_lack_is_told(machine: tuple[str,
     else:
         with pytest.raises(ValueError, match="needs an NVIDIA GPU"):
             choose(BOTH, "cuda")
+
+
+def test_a_class_is_graded_on_gpus_of_the_first_ones_kind() -> None:
+    found = [Gpu("GPU-1", "nvidia0", "X"), Gpu("GPU-2", "nvidia1", "Y"), Gpu("GPU-3", "nvidia2", "X")]
+    assert devices.of_one_kind(found) == (found[0], found[2])
+    assert devices.of_one_kind([]) == ()
 
 
 def test_another_device_is_refused_by_name(machine: tuple[str, ...]) -> None:
