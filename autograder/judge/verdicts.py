@@ -171,5 +171,5 @@ class SubmissionResult:
         # Results in journals may be older than timings and GPUs.
         timings = tuple(TimingResult(**timing) for timing in data.get("timings", ()))
         keys = ("lab", "submission", "sha256", "suite", "seed_id", "device", "seconds", "status")
-        lists = {"groups": groups, "flags": tuple(data["flags"]), "timings": timings}
-        return cls(**{key: data[key] for key in keys}, **lists, gpu=data.get("gpu", ""))
+        told = {**{key: data[key] for key in keys}, "gpu": data.get("gpu", "")}
+        return cls(**told, groups=groups, flags=tuple(data["flags"]), timings=timings)

@@ -11,15 +11,27 @@ from pathlib import Path
 
 import pytest
 
-from autograder import cli
 from autograder.cli import main
 from autograder.course import Course
+from autograder.grade_command import autograde_in
 from autograder.gradebook import judging
 from autograder.judge.verdicts import SubmissionResult
 from autograder.sandbox import tiers
 
 LAB = "lab3_block_allocator"
-KEYS = {"lab", "submission", "sha256", "suite", "seed_id", "device", "seconds", "status", "score", "max_score"} | {
+KEYS = {
+    "lab",
+    "submission",
+    "sha256",
+    "suite",
+    "seed_id",
+    "device",
+    "gpu",
+    "seconds",
+    "status",
+    "score",
+    "max_score",
+} | {
     "groups",
     "flags",
     "timings",
@@ -65,7 +77,7 @@ def instant(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         local,
         "_run",
-        lambda course, job, sharing: dataclasses.replace(
+        lambda course, job, gpu, sharing: dataclasses.replace(
             job.result("graded", 1.25), flags=("a\ud800\nremark", "another")
         ),
     )
@@ -128,7 +140,7 @@ def test_submissions_behind_a_link_to_the_course_get_their_lines(
         return [Graded("ada", result, None, "")]
 
     monkeypatch.setattr(module, "autograde", autograde)
-    assert cli._autograde_in(small_course, LAB, link, {}) == 0
+    assert autograde_in(small_course, LAB, link, {}) == 0
 
 
 @pytest.mark.parametrize(
@@ -179,7 +191,7 @@ def test_grade_says_by_its_exit_code_that_a_file_could_not_be_graded(
 ) -> None:
     from autograder.runners import local
 
-    monkeypatch.setattr(local, "_run", lambda course, job, sharing: job.result("infra", 0.0))
+    monkeypatch.setattr(local, "_run", lambda course, job, gpu, sharing: job.result("infra", 0.0))
     assert run(small_course, "grade", LAB, str(right)) == 1
 
 
