@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PORT ?= 8000
-# Tests run in as many processes as this machine has cores, four at most; a process that is done takes over from others.
-AT_ONCE ?= -n auto --maxprocesses 4 --dist worksteal
+# Tests run in as many processes as this machine has cores, four at most, each file in one of them: what a file prepares
+# for its tests (a class graded, a site opened) is prepared once.
+AT_ONCE ?= -n auto --maxprocesses 4 --dist loadfile
 
 .PHONY: course test test-long test-gpu sanitize-gpu redteam-gpu mutants bench bench-gpu site pdf labs serve-site clean lint sandbox browser model env
 .DEFAULT_GOAL := course

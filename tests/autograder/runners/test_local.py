@@ -21,6 +21,7 @@ from autograder.runners import local
 from autograder.runners.journal import Journal
 from autograder.runners.local import grade_files
 from autograder.sandbox import tiers
+from tests.autograder import processes
 
 LAB = "lab3_block_allocator"
 pytestmark = pytest.mark.skipif(
@@ -226,23 +227,13 @@ def test_kill_9_in_the_middle_loses_nothing_and_leaves_nobody_behind(
     deadline = time.monotonic() + 60
     while len(journal) < 1 and time.monotonic() < deadline:
         time.sleep(0.02)
+    while not (judges := processes.children_of(process.pid)) and time.monotonic() < deadline:
+        time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     process.wait()
+    assert judges
+    assert processes.left_after(2.0, judges) == set(), "it would have graded for seconds more"
     assert len(journal) == 1
     results = grade_files(small_course, LAB, paths)
     assert points(results) == [("right.py", "graded", 15.0), ("slow.py", "graded", 15.0), ("wrong.py", "graded", 10.0)]
     assert len(journal) == 3
-    assert not judges_of(process.pid)
-
-
-def judges_of(pid: int) -> list[str]:
-    """Command lines of judges whose request named `pid`: there must be none once that runner is dead."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        try:
-            status = (entry / "status").read_text() if entry.name.isdigit() else ""
-            if f"PPid:\t{pid}\n" in status:
-                found.append((entry / "cmdline").read_text())
-        except OSError:
-            continue
-    return found

@@ -8,7 +8,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,6 +18,7 @@ from autograder.sandbox.launch import Connection, StartFailed, WorkerGone
 from autograder.sandbox.limits import Limits
 from autograder.sandbox.resident import alive
 from autograder.worker import wire
+from tests.autograder import processes
 
 SOON_S = 5.0
 
@@ -152,14 +152,7 @@ def within_5_s(holds: Callable[[], bool]) -> bool:
 
 def running(marker: str) -> bool:
     """Whether any process of this machine has `marker` on its command line."""
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and int(entry.name) != os.getpid():
-            try:
-                if marker.encode() in (entry / "cmdline").read_bytes():
-                    return True
-            except OSError:
-                continue
-    return False
+    return bool(processes.with_command(marker.encode()))
 
 
 def test_a_worker_that_cannot_start_is_the_machines_fault(monkeypatch: pytest.MonkeyPatch) -> None:
