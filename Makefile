@@ -3,9 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PORT ?= 8000
-# Tests run in as many processes as this machine has cores, four at most, each file in one of them: what a file prepares
-# for its tests (a class graded, a site opened) is prepared once.
-AT_ONCE ?= -n auto --maxprocesses 4 --dist loadfile
+# Tests run in as many processes as this machine has cores, four at most. Each file in one of them: what it prepares for its
+# tests (a class graded) is prepared once. In their order: a process that has opened a browser for the site, which comes
+# last, has an event loop running from there on, and no other test may begin one.
+AT_ONCE ?= -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 .PHONY: course test test-long test-gpu sanitize-gpu redteam-gpu mutants bench bench-gpu site pdf labs serve-site clean lint sandbox browser model env
 .DEFAULT_GOAL := course
