@@ -54,14 +54,33 @@ def test_the_server_shows_the_document_that_it_is_tried_against(served: Served) 
     assert served.get("/openapi.json").json() == json.loads(json.dumps(APP.openapi()))
 
 
-@schema.parametrize()
-@settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
-def test_the_server_does_what_its_openapi_document_says(served: Served, case: schemathesis.Case) -> None:
-    fit_for_this_model(case.body)
-    # A body may be right by the document and still ask for more than this context or this vocabulary has: 400 then.
-    unfit = [schemathesis.checks.positive_data_acceptance]
-    response = case.call_and_validate(base_url=served.url, headers=SENT, excluded_checks=unfit)
-    statuses[case.operation.label, response.status_code] += 1
+def done_by_the_document(path: str) -> Any:
+    """The test of one path: a name for each, as pytest-xdist runs one of several tests that share a name."""
+
+    @schema.include(path=path).parametrize()
+    @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
+    def does_what_its_openapi_document_says(served: Served, case: schemathesis.Case) -> None:
+        fit_for_this_model(case.body)
+        # A body may be right by the document and still ask for more than this context or vocabulary has: 400 then.
+        unfit = [schemathesis.checks.positive_data_acceptance]
+        response = case.call_and_validate(base_url=served.url, headers=SENT, excluded_checks=unfit)
+        statuses[case.operation.label, response.status_code] += 1
+
+    tried.add(path)
+    return does_what_its_openapi_document_says
+
+
+tried: set[str] = set()
+test_completions_are_as_the_document_says = done_by_the_document("/v1/completions")
+test_chats_are_as_the_document_says = done_by_the_document("/v1/chat/completions")
+test_the_list_of_models_is_as_the_document_says = done_by_the_document("/v1/models")
+test_a_model_is_as_the_document_says = done_by_the_document("/v1/models/{model_id}")
+test_health_is_as_the_document_says = done_by_the_document("/health")
+test_metrics_are_as_the_document_says = done_by_the_document("/metrics")
+
+
+def test_each_path_of_the_document_has_its_test() -> None:
+    assert tried == set(APP.openapi()["paths"])
 
 
 def test_the_document_was_tried_with_calls_that_were_answered_too() -> None:
