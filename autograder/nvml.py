@@ -43,7 +43,7 @@ def gpus(environment: Mapping[str, str] = os.environ) -> tuple[Gpu, ...]:
     beginning of one, or by its place on the bus, as nvidia-smi counts. Without the library the first node is all that
     is known."""
     found = _all()
-    if not found:
+    if not found and environment.get(VISIBLE) != "":
         nodes = sorted(DEV.glob("nvidia[0-9]*"), key=lambda node: (len(node.name), node.name))
         return tuple(Gpu("", node.name) for node in nodes[:1])
     return _visible(found, environment.get(VISIBLE))
@@ -71,16 +71,22 @@ def only(found: Sequence[Gpu]) -> dict[str, str]:
 
 def slowed(uuid: str) -> tuple[str, ...]:
     """Why the clocks of a GPU are held down at this moment; () if they are not, or nobody can tell."""
+    bits = reasons_of(uuid) or 0
+    return tuple(words for bit, words in SLOWED.items() if bits & bit)
+
+
+def reasons_of(uuid: str) -> int | None:
+    """NVML's bits of what holds the clocks of a GPU where they are, idleness too; None if nobody can tell."""
     library = _library()
     handle, reasons = c_void_p(), c_ulonglong()
     if library is None or library.nvmlDeviceGetHandleByUUID(c_char_p(uuid.encode()), byref(handle)):
-        return ()
+        return None
     # Since driver 535 under the first name, before under the second.
     for call in ("nvmlDeviceGetCurrentClocksEventReasons", "nvmlDeviceGetCurrentClocksThrottleReasons"):
         ask = getattr(library, call, None)
         if ask is not None and ask(handle, byref(reasons)) == 0:
-            return tuple(words for bit, words in SLOWED.items() if reasons.value & bit)
-    return ()
+            return reasons.value
+    return None
 
 
 @cache

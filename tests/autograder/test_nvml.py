@@ -102,6 +102,7 @@ def test_without_the_library_the_first_node_is_all_that_is_known(
     for name in ("nvidia10", "nvidia3", "nvidiactl", "nvidia-uvm"):
         (tmp_path / name).touch()
     assert gpus({}) == (Gpu("", "nvidia3"),)
+    assert gpus({"CUDA_VISIBLE_DEVICES": ""}) == ()
     assert only(gpus({})) == {}
     assert slowed("GPU-aab1") == ()
 
@@ -130,4 +131,4 @@ def test_the_real_library_knows_the_gpu_that_torch_has() -> None:
     first = gpus()[0]
     assert str(torch.cuda.get_device_properties(0).uuid) in first.uuid
     assert Path("/dev", first.node).exists()
-    assert set(slowed(first.uuid)) <= set(nvml.SLOWED.values())
+    assert nvml.reasons_of(first.uuid) is not None, "the driver does not tell what holds its clocks"

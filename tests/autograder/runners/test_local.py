@@ -144,7 +144,7 @@ def test_each_gpu_has_its_slots_and_a_fault_of_one_is_tried_again_on_another(
     for n, file in enumerate(files):
         file.write_text(f"# {n}\n")
     monkeypatch.setattr(local, "_run", run)
-    monkeypatch.setattr(local, "gpus", lambda: two)
+    monkeypatch.setattr(local, "gpus", lambda: (*two, Gpu("GPU-3", "nvidia2", "another kind")))
     monkeypatch.setattr(local.devices, "choose", lambda lab, device: device)
     results = grade_files(small_course, LAB, files, device="cuda", slots=2)
     assert [result.status for result in results] == ["graded"] * 5
