@@ -26,7 +26,7 @@ from torch import Tensor
 from reference_impl.attention.arguments import check_indices, check_paged
 from reference_impl.attention.casts import INTERPRETED, beside_8_bits, widened
 from reference_impl.attention.merge import Begun, go_on_from, merge_pieces
-from reference_impl.attention.work_list import CUT_FIELDS, GRAIN_TOKENS, WorkList, share_of
+from reference_impl.attention.work_list import CUT_FIELDS, GRAIN_TOKENS, WorkList
 
 _PIECE_ELEMENTS = 8192
 _PIECES = 16
@@ -89,6 +89,7 @@ def paged_decode(
         out,
         work.cuts,
         work.ends,
+        work.spans,
         work.partial_out,
         work.partial_lse,
         work.arrived,
@@ -144,6 +145,7 @@ def _paged_decode(
     out,
     cuts,
     ends,
+    spans,
     partial_out,
     partial_lse,
     arrived,
@@ -198,8 +200,8 @@ def _paged_decode(
 
     cut = cuts + share * FIELDS
     grain, stop, begin, end = tl.load(cut), tl.load(cut + 1), tl.load(cut + 2), tl.load(cut + 3)
-    sequence, length, tiles = tl.load(cut + 4).to(tl.int64), tl.load(cut + 5), tl.load(cut + 8)
-    first_sequence, first_begin, first_end = sequence, begin, end
+    sequence, length, tiles = tl.load(cut + 4).to(tl.int64), tl.load(cut + 5), tl.load(cut + 6)
+    first_sequence, first_begin = sequence, begin
     keys, values = key_cache + kv_head * key_head, value_cache + kv_head * value_head
     if k_scale is not None:
         # Scores are linear in keys, and answers in values: nothing is multiplied for each token.
@@ -316,14 +318,10 @@ def _paged_decode(
         # At most two pieces of a share are parts: its first, if it began before, and its last, if that goes on or did.
         for side in range(2):
             mine = tl.where(side == 0, last, first_sequence)
-            mine_begin = tl.where(side == 0, last_begin, first_begin)
-            mine_end = tl.where(side == 0, last_end, first_end)
             if ((side == 0) & (whole == 0)) | ((side == 1) & (first_sequence < last) & (first_begin < grain)):
                 _arrive(
-                    mine_begin,
-                    mine_end,
-                    tl.load(cut + 6),
-                    tl.load(cut + 7),
+                    tl.load(spans + 2 * mine).to(tl.int64),
+                    tl.load(spans + 2 * mine + 1).to(tl.int64),
                     out + mine * out_sequence + (at_head * out_head)[:, None] + dim[None, :],
                     partial_out,
                     partial_lse,
@@ -340,10 +338,8 @@ def _paged_decode(
 
 @triton.jit
 def _arrive(
-    begin,
-    end,
-    total,
-    shares,
+    share_first,
+    share_last,
     answer,
     partial_out,
     partial_lse,
@@ -356,9 +352,8 @@ def _arrive(
     ROWS: tl.constexpr,
     PIECES: tl.constexpr,
 ):
-    """One more piece of a sequence is in scratch; if it is the last of them, all are merged into `answer`."""
-    share_first = share_of(begin, shares, total)
-    share_last = share_of(end - 1, shares, total)
+    """One more piece of a sequence is in scratch; if it is the last of those that shares `share_first` to `share_last`
+    leave, all are merged into `answer`."""
     before = tl.atomic_add(counter, 1, sem="acq_rel")
     if before == share_last - share_first:
         merged = merge_pieces(

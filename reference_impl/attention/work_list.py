@@ -13,7 +13,7 @@ finished there; one that lies across shares leaves a piece in each:
 
 At most two pieces of a share are parts of a sequence, its first (slot 0: it began in an earlier share) and its last
 (slot 1: it begins here), so the scratch depends on the number of shares and not on the batch. Which shares hold a
-sequence follows from `ends` by arithmetic; nothing else is stored.
+sequence stands in `spans`: whoever counts a piece would have to divide 64-bit numbers for it, at the end of a launch.
 
 All of it is computed on the device, from lengths on the device: the host does not wait, and a graph can hold it.
 Cost: one small launch a step for all layers; time O(batch * shares / 32) spread over shares / 32 programs.
@@ -38,7 +38,7 @@ NO_WINDOW = 2**31 - 1
 GRAIN_TOKENS = 16
 """Where shares may be cut. Finer than a tile, so that shares of few tiles are equal too."""
 CUT_FIELDS = 16
-"""Numbers of a share's cut: grain, stop, begin and end of its first sequence, which, how long, total, shares, tiles.
+"""Numbers of a share's cut: grain, stop, begin and end of its first sequence, which, how long, tiles.
 
 The rest is room: a cut begins where 64 bytes do.
 """
@@ -101,8 +101,10 @@ class WorkList:
         self.rows = rows_of(heads // kv_heads, head_dim)
         self.lanes = kv_heads * triton.cdiv(heads // kv_heads, self.rows)
         self.shares = max(1, (programs or _programs(device, self.tuning.resident)) // self.lanes)
-        # ends[i] is the first grain behind sequence i - 1; what a program needs to begin stands together in its cut.
+        # ends[i] is the first grain behind sequence i - 1, and spans[i] the first and the last share that have some of
+        # sequence i; what a program needs to begin stands together in its cut.
         self.ends = torch.zeros(batch + 1, dtype=torch.int32, device=device)
+        self.spans = torch.zeros(batch, 2, dtype=torch.int32, device=device)
         self.cuts = torch.zeros(self.shares, CUT_FIELDS, dtype=torch.int32, device=device)
         self.partial_out = torch.empty(self.shares, 2, heads, head_dim, dtype=torch.float32, device=device)
         self.partial_lse = torch.empty(self.shares, 2, heads, dtype=torch.float32, device=device)
@@ -125,6 +127,7 @@ class WorkList:
             _cut[(triton.cdiv(self.shares, _SHARES),)](
                 context_lens,
                 self.ends,
+                self.spans,
                 self.cuts,
                 context_lens.stride(0),
                 self.batch,
@@ -148,13 +151,13 @@ class WorkList:
 
     def check_invariants(self) -> None:
         """Raises: AssertionError unless the cuts cover every sequence and no piece waits for its merge. Syncs."""
-        ends, total = self.ends.tolist(), int(self.ends[-1])
+        ends, cuts, total = self.ends.tolist(), self.cuts.tolist(), int(self.ends[-1])
         assert ends[0] == 0, f"the first sequence begins at grain {ends[0]}"
         for place in range(self.batch if total else 0):
             assert ends[place] < ends[place + 1], f"sequence {place} has no grain"
         reached = 0
         grains_of_tile = self.tuning.tile_tokens // GRAIN_TOKENS
-        for share, (grain, stop, begin, end, sequence, _, _, _, tiles, *_) in enumerate(self.cuts.tolist()):
+        for share, (grain, stop, begin, end, sequence, _, tiles, *_) in enumerate(cuts):
             pieces = (min(high, stop) - max(low, grain) for low, high in pairwise(ends))
             counted = sum(-(-piece // grains_of_tile) for piece in pieces if piece > 0)
             assert tiles == counted, f"share {share} has {counted} tiles, its cut says {tiles}"
@@ -165,6 +168,10 @@ class WorkList:
             assert begin <= grain < end, f"share {share} does not begin in sequence {sequence}"
             reached = stop
         assert reached == total, f"the shares stop at grain {reached} of {total}"
+        for place, span in enumerate(self.spans.tolist() if total else ()):
+            low, high = ends[place], ends[place + 1]
+            held = [share for share, (grain, stop, *_) in enumerate(cuts) if grain < high and low < stop]
+            assert span == [held[0], held[-1]], f"sequence {place} is in shares {held}, its span says {span}"
         assert not self.arrived.any(), "pieces of a sequence arrived and were not merged"
 
 
@@ -199,7 +206,7 @@ def _grains(context_lens, stride, sequence, batch, window, first_token, GRAIN: t
 
 
 @triton.jit
-def share_of(grain, shares, total):
+def _share_of(grain, shares, total):
     """The share that holds a grain: the last that begins at or before it."""
     return ((grain + 1).to(tl.int64) * shares - 1) // total
 
@@ -217,6 +224,7 @@ def _aligned(shares, batch):
 def _cut(
     context_lens,
     ends,
+    spans,
     cuts,
     stride,
     batch,
@@ -264,17 +272,17 @@ def _cut(
         sequence += tl.sum(behind.to(tl.int32), 1)
         begin = tl.maximum(begin, tl.max(tl.where(behind, ending[None, :], 0), 1))
         end = tl.minimum(end, tl.min(tl.where(behind | (at >= batch)[None, :], 2**31 - 1, ending[None, :]), 1))
-        tl.store(ends + 1 + at, ending, mask=(at < batch) & (tl.program_id(0) == 0))
+        told = (at < batch) & (tl.program_id(0) == 0)
+        tl.store(ends + 1 + at, ending, mask=told)
+        tl.store(spans + 2 * at, _share_of(ending - grains, shares, total), mask=told)
+        tl.store(spans + 2 * at + 1, _share_of(ending - 1, shares, total), mask=told)
         reached += tl.sum(grains, 0)
     length = tl.load(context_lens + sequence * stride, mask=sequence < batch, other=0)
     cut, mine = cuts + share * FIELDS, share < num_shares
-    same = tl.zeros((SHARES,), dtype=tl.int32)
     tl.store(cut, grain, mask=mine)
     tl.store(cut + 1, stop, mask=mine)
     tl.store(cut + 2, begin, mask=mine)
     tl.store(cut + 3, end, mask=mine)
     tl.store(cut + 4, sequence, mask=mine)
     tl.store(cut + 5, length, mask=mine)
-    tl.store(cut + 6, same + total, mask=mine)
-    tl.store(cut + 7, same + shares, mask=mine)
-    tl.store(cut + 8, tiles, mask=mine)
+    tl.store(cut + 6, tiles, mask=mine)

@@ -34,7 +34,7 @@ KERNELS = {
     "textbook": (textbook_decode._textbook_decode, {"scale": "fp32"}),
 }
 DATA = ("query", "key_cache", "value_cache", "out", "key", "value")
-INDICES = ("block_tables", "context_lens", "cu_seqlens", "ends", "cuts", "arrived", "table")
+INDICES = ("block_tables", "context_lens", "cu_seqlens", "ends", "spans", "cuts", "arrived", "table")
 PIECES = ("partial_out", "partial_lse", "begun_out", "begun_lse", "pieces_out", "pieces_lse")
 SCALES = ("k_scale", "v_scale")
 for name, dtype, constants, *options in json.loads(sys.argv[1]):

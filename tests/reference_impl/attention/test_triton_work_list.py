@@ -122,6 +122,14 @@ def test_invariants_notice_a_cut_that_leaves_tokens_out(device: torch.device) ->
         work.check_invariants()
 
 
+def test_invariants_notice_a_span_that_leaves_out_a_share(device: torch.device) -> None:
+    work = cut([100, 20, 100], device, programs=4)
+    work.check_invariants()
+    work.spans[2, 0] += 1
+    with pytest.raises(AssertionError, match=r"sequence 2 is in shares \[2, 3\], its span says \[3, 3\]"):
+        work.check_invariants()
+
+
 @pytest.mark.parametrize("head_dim", [1, 32, 80, 128, 256])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_tuning_keeps_a_tile_within_shared_memory_and_registers(head_dim: int, dtype: torch.dtype) -> None:
