@@ -65,12 +65,16 @@ class AttentionMetadata:
 
 @dataclass(frozen=True)
 class BatchLayout:
-    """One batch on the host: the arrays of `AttentionMetadata`, in its shapes and types, before a device has them."""
+    """One batch on the host: the arrays of `AttentionMetadata`, in its shapes and types, before a device has them.
+
+    positions  [tokens] int64: where each query token stands in its sequence; 0 for a pad
+    """
 
     slot_mapping: NDArray[np.int64]
     block_tables: NDArray[np.int32]
     context_lens: NDArray[np.int32]
     cu_seqlens: NDArray[np.int32]
+    positions: NDArray[np.int64]
     query_tokens: tuple[int, ...]
     context_tokens: tuple[int, ...]
     num_decodes: int
@@ -91,58 +95,65 @@ class BatchLayout:
 def build_metadata(
     rows: Sequence[BatchRow], block_size: int, *, num_pads: int = 0, device: torch.device | str = "cpu"
 ) -> AttentionMetadata:
-    """The metadata of `rows` on `device`; arguments, errors and cost as `lay_out`."""
-    layout = lay_out(rows, block_size, num_pads=num_pads)
-    return layout.metadata([torch.from_numpy(array).to(device) for array in layout.arrays])
+    """The metadata of `rows` on `device`, with `num_pads` pads behind their tokens.
 
-
-def lay_out(rows: Sequence[BatchRow], block_size: int, *, num_pads: int = 0) -> BatchLayout:
-    """The layout of `rows`, with `num_pads` pads behind their tokens.
-
-    Raises: ValueError, naming the row, unless rows with one query token stand first, 1 <= query <= context, and a table
-    has a block for every token of its context. Cost: O(tokens + blocks in the tables).
+    Raises: ValueError, naming the row, as `lay_out`, and unless a table has a block for every token of its context.
+    Cost: O(tokens + blocks in the tables).
     """
     for place, row in enumerate(rows):
-        if not 1 <= row.query_tokens <= row.context_tokens:
-            raise ValueError(f"row {place} has {row.query_tokens} query tokens in a context of {row.context_tokens}")
         if len(row.block_table) * block_size < row.context_tokens:
             blocks = len(row.block_table)
             raise ValueError(f"row {place}: {blocks} blocks of {block_size} do not hold {row.context_tokens} tokens")
-    queries = [row.query_tokens for row in rows]
-    num_decodes = next((place for place, count in enumerate(queries) if count > 1), len(rows))
-    if 1 in queries[num_decodes:]:
-        raise ValueError(f"row {num_decodes} has {queries[num_decodes]} query tokens and stands before one that has 1")
-    contexts = [row.context_tokens for row in rows]
-    # NumPy takes a list of integers several times as fast as torch does, and this runs in every step.
     tables = np.full((len(rows), max((len(row.block_table) for row in rows), default=0)), -1, dtype=np.int32)
     for place, row in enumerate(rows):
         tables[place, : len(row.block_table)] = row.block_table
-    cu_seqlens = np.cumsum([0, *queries], dtype=np.int32)
-    lengths = np.array(contexts, dtype=np.int32)
+    queries, contexts = [row.query_tokens for row in rows], [row.context_tokens for row in rows]
+    layout = lay_out(tables, queries, contexts, block_size, num_pads=num_pads)
+    return layout.metadata([torch.from_numpy(array).to(device) for array in layout.arrays])
+
+
+def lay_out(
+    block_tables: NDArray[np.int32],
+    query_tokens: Sequence[int],
+    context_tokens: Sequence[int],
+    block_size: int,
+    *,
+    num_pads: int = 0,
+) -> BatchLayout:
+    """The layout of sequences with so many query tokens and tokens of context, and `num_pads` pads behind them.
+
+    block_tables: [sequences, max_blocks] int32, with a block for every token of each context, which is not checked.
+    Raises: ValueError, naming the row, unless rows with one query token stand first and 1 <= query <= context.
+    Cost: O(tokens), all of it NumPy's.
+    """
+    # NumPy takes a list of integers several times as fast as torch does, and this runs in every step.
+    queries, contexts = np.array(query_tokens, dtype=np.int64), np.array(context_tokens, dtype=np.int32)
+    for place in np.flatnonzero((queries < 1) | (queries > contexts)):
+        raise ValueError(f"row {place} has {queries[place]} query tokens in a context of {contexts[place]}")
+    several = np.flatnonzero(queries > 1)
+    num_decodes = int(several[0]) if len(several) else len(queries)
+    if (queries[num_decodes:] == 1).any():
+        raise ValueError(f"row {num_decodes} has {queries[num_decodes]} query tokens and stands before one that has 1")
+    cu_seqlens = np.zeros(len(queries) + 1, dtype=np.int32)
+    np.cumsum(queries, out=cu_seqlens[1:])
+    row_of = np.repeat(np.arange(len(queries)), queries)
+    positions = np.arange(len(row_of)) + (contexts - cu_seqlens[1:])[row_of]
     return BatchLayout(
-        slot_mapping=_slots(tables, np.array(queries), lengths, cu_seqlens, block_size, num_pads),
-        block_tables=tables,
-        context_lens=lengths,
+        slot_mapping=np.pad(_slots(block_tables, row_of, positions, block_size), (0, num_pads), constant_values=-1),
+        block_tables=block_tables,
+        context_lens=contexts,
         cu_seqlens=cu_seqlens,
-        query_tokens=tuple(queries),
-        context_tokens=tuple(contexts),
+        positions=np.pad(positions, (0, num_pads)),
+        query_tokens=tuple(query_tokens),
+        context_tokens=tuple(context_tokens),
         num_decodes=num_decodes,
     )
 
 
 def _slots(
-    tables: NDArray[np.int32],
-    queries: NDArray[np.int64],
-    contexts: NDArray[np.int32],
-    cu_seqlens: NDArray[np.int32],
-    block_size: int,
-    num_pads: int,
+    tables: NDArray[np.int32], row_of: NDArray[np.int64], positions: NDArray[np.int64], block_size: int
 ) -> NDArray[np.int64]:
-    """I8 for every query token: slot(t) = table[t // block_size] * block_size + t % block_size; -1 for every pad."""
-    slots = np.full(int(cu_seqlens[-1]) + num_pads, -1, dtype=np.int64)
-    if len(queries):
-        row_of = np.repeat(np.arange(len(queries)), queries)
-        position = np.arange(len(row_of)) + (contexts - cu_seqlens[1:])[row_of]
-        blocks = tables[row_of, position // block_size].astype(np.int64)
-        slots[: len(row_of)] = blocks * block_size + position % block_size
+    """I8 for every query token: slot(t) = table[t // block_size] * block_size + t % block_size."""
+    blocks = tables[row_of, positions // block_size].astype(np.int64)
+    slots: NDArray[np.int64] = blocks * block_size + positions % block_size
     return slots

@@ -77,6 +77,11 @@ class Answer:
         return self.group.live.get(self.choice) is self
 
     @property
+    def forks_now(self) -> bool:
+        """Whether its next token is the first of others too: it is its group's first answer and has none yet."""
+        return bool(self.group.unforked) and not self.choice and not self.made
+
+    @property
     def lacks_one(self) -> bool:
         """Whether the next token is the last that it may have."""
         return len(self.made) + 1 == self.group.params.max_tokens

@@ -8,20 +8,20 @@ Owns: the order of a batch, and what is checked before anything is computed. Kno
 
 A scheduler or an allocator may be a student's: a slot that does not exist, or one that two requests would write, is
 found here and named, before it becomes a wrong answer.
-Cost: O(tokens + blocks in the tables) of Python.
+Cost: O(requests + tokens) of Python, and what the tables cost (`table_rows.py`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from operator import add
 
 import numpy as np
 from numpy.typing import NDArray
 
-from reference_impl.attention.metadata import BatchLayout, BatchRow, lay_out
-from reference_impl.memory.block_table import blocks_for
-from reference_impl.memory.kv_memory import PlacedMemory
+from reference_impl.attention.metadata import BatchLayout, lay_out
+from reference_impl.engine.table_rows import TableRows
 from reference_impl.sched.plan import Plan
 
 PAD_TOKEN = 0
@@ -35,13 +35,12 @@ TokensOf = Mapping[int, Sequence[int]]
 
 @dataclass(frozen=True)
 class Batch:
-    """token_ids, positions: [tokens] int64, pads included. logit_rows: [makers] int64, where the last token of each is.
+    """token_ids: [tokens] int64, pads included. logit_rows: [makers] int64, where the last token of each is.
 
     sources: [tokens] int64, `KNOWN` or a place among the tokens that the device chose last; None if all are known.
     """
 
     token_ids: NDArray[np.int64]
-    positions: NDArray[np.int64]
     layout: BatchLayout
     makers: tuple[int, ...]
     logit_rows: NDArray[np.int64]
@@ -52,67 +51,62 @@ class Batch:
         return len(self.token_ids) - sum(self.layout.query_tokens)
 
 
-def build_batch(
-    plan: Plan, tokens_of: TokensOf, memory: PlacedMemory, awaited: Mapping[int, int] | None = None
-) -> Batch:
+def build_batch(plan: Plan, tokens_of: TokensOf, tables: TableRows, awaited: Mapping[int, int] | None = None) -> Batch:
     """The flat batch of a plan. awaited: request -> the source of its last token, whose id `tokens_of` guesses.
 
     Raises: ValueError naming the request if the plan asks for tokens that do not exist, or memory gave a scheduled
     token no slot of its own; KeyError on a request that is unknown to either.
     """
-    scheduled, computed = plan.scheduled, plan.computed
-    # Stable: a kernel for decodes wants them in one piece, everything else stays in the plan's order.
-    order = sorted(scheduled, key=lambda request: scheduled[request] != 1)
-    ids: list[int] = []
-    positions: list[int] = []
-    rows: list[BatchRow] = []
-    makers: list[int] = []
-    last: list[int] = []
-    unseen: list[tuple[int, int]] = []
-    for request in order:
-        tokens = tokens_of[request]
-        start, stop = computed[request], computed[request] + scheduled[request]
-        if not 0 <= start < stop <= len(tokens):
-            raise ValueError(f"request {request} has {len(tokens)} tokens; the plan computes {start} to {stop - 1}")
-        ids += tokens[start:stop]
-        positions += range(start, stop)
-        rows.append(BatchRow(_table(memory, request, stop), stop - start, stop))
-        if stop == len(tokens):
-            makers.append(request)
-            last.append(len(ids) - 1)
-            if awaited and request in awaited:
-                unseen.append((len(ids) - 1, awaited[request]))
-    num_pads = _num_pads(plan, len(ids))
-    layout = lay_out(rows, memory.block_size, num_pads=num_pads)
-    _check_writers(layout, order, memory.block_size)
+    order = _order(plan.scheduled)
+    counts = [plan.scheduled[request] for request in order]
+    starts = [plan.computed[request] for request in order]
+    stops = list(map(add, starts, counts))
+    tokens = [tokens_of[request] for request in order]
+    ends = list(map(len, tokens))
+    for request, start, stop, end in zip(order, starts, stops, ends, strict=True):
+        if not 0 <= start < stop <= end:
+            raise ValueError(f"request {request} has {end} tokens; the plan computes {start} to {stop - 1}")
+    num_pads = _num_pads(plan, sum(counts))
+    layout = lay_out(tables.of(order, stops), counts, stops, tables.memory.block_size, num_pads=num_pads)
+    _check_writers(layout, order, tables.memory.block_size)
+    making = [place for place, (stop, end) in enumerate(zip(stops, ends, strict=True)) if stop == end]
+    makers = tuple([order[place] for place in making])
+    logit_rows = layout.cu_seqlens[1:][making].astype(np.int64) - 1
     return Batch(
-        token_ids=np.array(ids + [PAD_TOKEN] * num_pads, dtype=np.int64),
-        positions=np.array(positions + [0] * num_pads, dtype=np.int64),
+        token_ids=_token_ids(tokens, starts, stops, layout.num_decodes, num_pads),
         layout=layout,
-        makers=tuple(makers),
-        logit_rows=np.array(last, dtype=np.int64),
-        sources=_sources(unseen, len(ids) + num_pads) if unseen else None,
+        makers=makers,
+        logit_rows=logit_rows,
+        sources=_sources(makers, logit_rows, awaited, sum(counts) + num_pads) if awaited else None,
     )
 
 
-def _sources(unseen: list[tuple[int, int]], num_tokens: int) -> NDArray[np.int64]:
+def _order(scheduled: Mapping[int, int]) -> list[int]:
+    """A kernel for decodes wants them in one piece, everything else stays in the plan's order."""
+    several = [request for request, count in scheduled.items() if count != 1]
+    return [request for request, count in scheduled.items() if count == 1] + several if several else list(scheduled)
+
+
+def _token_ids(
+    tokens: Sequence[Sequence[int]], starts: Sequence[int], stops: Sequence[int], singles: int, num_pads: int
+) -> NDArray[np.int64]:
+    """The ids from each start to before each stop, end to end; the first `singles` have one of them each."""
+    ids = [known[start] for known, start in zip(tokens[:singles], starts[:singles], strict=True)]
+    for known, start, stop in zip(tokens[singles:], starts[singles:], stops[singles:], strict=True):
+        ids += known[start:stop]
+    return np.array(ids + [PAD_TOKEN] * num_pads, dtype=np.int64)
+
+
+def _sources(
+    makers: Sequence[int], logit_rows: NDArray[np.int64], awaited: Mapping[int, int], num_tokens: int
+) -> NDArray[np.int64] | None:
+    """The source of each token; None if all are known."""
+    places = [awaited.get(request, KNOWN) for request in makers]
+    if not places or max(places) == KNOWN:
+        return None
     sources = np.full(num_tokens, KNOWN, dtype=np.int64)
-    places, found = zip(*unseen, strict=True)
-    sources[list(places)] = found
+    sources[logit_rows] = places
     return sources
-
-
-def _table(memory: PlacedMemory, request: int, num_tokens: int) -> Sequence[int]:
-    """The blocks of the first `num_tokens` tokens, all of which must be there."""
-    size, count = memory.block_size, memory.num_blocks
-    table = memory.block_table(request)[: blocks_for(num_tokens, size)]
-    if len(table) * size < num_tokens:
-        said = f"{len(table)} blocks of {size} have no slot for token {num_tokens - 1}"
-        raise ValueError(f"request {request}: {said}")
-    if min(table) < 0 or max(table) >= count:
-        wrong = next(block for block in table if not 0 <= block < count)
-        raise ValueError(f"request {request} was given block {wrong}; there are 0 to {count - 1}")
-    return table
 
 
 def _num_pads(plan: Plan, tokens: int) -> int:

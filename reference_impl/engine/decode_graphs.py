@@ -200,7 +200,7 @@ def _numbers(batch: Batch, size: int) -> NDArray[Any]:
     rows, layout = len(batch.token_ids), batch.layout
     numbers = np.zeros((5, size), dtype=np.int64)
     numbers[2] = -1
-    numbers[0, :rows], numbers[1, :rows] = batch.token_ids, batch.positions
+    numbers[0, :rows], numbers[1, :rows] = batch.token_ids, layout.positions
     numbers[2, :rows], numbers[3, :rows] = layout.slot_mapping, layout.context_lens
     if batch.sources is not None:
         is_awaited = batch.sources != KNOWN

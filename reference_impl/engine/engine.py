@@ -264,16 +264,14 @@ class Engine:
     def _computed(self, plan: Plan, awaited: Awaited | None) -> Flight:
         step = self.runner.run(plan, self._token_ids, awaited)
         unseen = awaited.rows if awaited else {}
-        answers, rows, wishes, forked = [], [], [], {}
-        for row, identity in enumerate(step.rows):
-            answer = self._answers[identity]
-            family = [answer, *self._unborn(answer)]
-            if len(family) > 1:
-                forked[identity] = family[1:]
-            answers += family
-            rows += [row] * len(family)
-            wishes += [member.wish if identity not in unseen else member.next_wish for member in family]
-        logits = step.logits if not forked else step.logits[torch.tensor(rows, device=step.logits.device)]
+        answers, logits = [self._answers[identity] for identity in step.rows], step.logits
+        forked = {answer.identity: self._unborn(answer) for answer in answers if answer.forks_now}
+        if forked:
+            families = [[answer, *forked.get(answer.identity, ())] for answer in answers]
+            rows = [row for row, family in enumerate(families) for _ in family]
+            answers = [member for family in families for member in family]
+            logits = logits[torch.tensor(rows, device=logits.device)]
+        wishes = [answer.next_wish if answer.identity in unseen else answer.wish for answer in answers]
         return Flight(plan, answers, forked, self._sampler.begin(logits, wishes) if answers else None)
 
     def _land(self, flight: Flight) -> list[Piece]:
@@ -293,8 +291,6 @@ class Engine:
     def _unborn(self, answer: Answer) -> list[Answer]:
         """The answers that begin now, with the first token of the first one."""
         group = answer.group
-        if answer.choice or answer.made or not group.unforked:
-            return []
         first = group.params.n - group.unforked
         group.unforked = 0
         return [
@@ -367,6 +363,7 @@ class Engine:
             assert not self._groups, f"the engine is broken, and requests {sorted(self._groups)} have no end"
             return
         self.scheduler.check_invariants()
+        self.runner.check_invariants()
         answers = {answer.identity for group in self._groups.values() for answer in group.live.values()}
         if self._flight is not None:
             answers -= self._flight.unborn

@@ -10,7 +10,7 @@ nothing else.
     logits     a row for each request all of whose tokens are computed after this step: it makes a token
 
 On a GPU nothing here waits for the device, but for swaps: `run` comes back when the work is told.
-Cost: O(tokens + blocks in the tables) of Python, and the model's.
+Cost: the batch's, of Python, and the model's.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from reference_impl.engine.batch import KNOWN, Batch, TokensOf, build_batch
 from reference_impl.engine.decode_graphs import DecodeGraphs
 from reference_impl.engine.device import on_device
 from reference_impl.engine.kv_cache import KVCache
+from reference_impl.engine.table_rows import TableRows
 from reference_impl.engine.upload import Uploader
 from reference_impl.memory.kv_memory import PlacedMemory
 from reference_impl.model.transformer import Transformer
@@ -100,6 +101,7 @@ class Runner:
             else None
         )
         self._upload = Uploader(model.device)
+        self._tables = TableRows(memory)
 
     def run(self, plan: Plan, tokens_of: TokensOf, awaited: Awaited | None = None) -> StepLogits:
         """Move blocks, compute the scheduled tokens, and give logits of the requests that make a token.
@@ -119,7 +121,7 @@ class Runner:
         self.cache.copy(plan.copies)
         if not plan.scheduled:
             return StepLogits((), torch.empty(0, self.model.config.vocab_size, device=self.model.device))
-        batch = build_batch(plan, tokens_of, self.memory, awaited.rows if awaited else None)
+        batch = build_batch(plan, tokens_of, self._tables, awaited.rows if awaited else None)
         chosen = awaited.tokens if awaited else None
         if self.graphs is not None and self.graphs.fits(batch):
             return StepLogits(batch.makers, self.graphs.run(batch, self._upload, chosen))
@@ -128,7 +130,7 @@ class Runner:
     def _launch(self, batch: Batch, chosen: Tensor | None) -> Tensor:
         """Every kernel on its own."""
         unseen = np.empty(0, dtype=np.int64) if batch.sources is None else batch.sources
-        arrays = (batch.token_ids, batch.positions, batch.logit_rows, unseen, *batch.layout.arrays)
+        arrays = (batch.token_ids, batch.layout.positions, batch.logit_rows, unseen, *batch.layout.arrays)
         token_ids, positions, logit_rows, sources, *layout = self._upload.send(arrays)
         if batch.sources is not None:
             assert chosen is not None, "a batch with sources needs the tokens that they are places of"
@@ -143,3 +145,7 @@ class Runner:
             logit_rows,
             logits_dtype=self.model.dtype,
         )
+
+    def check_invariants(self) -> None:
+        """The tables that were seen are those that are kept. AssertionError names the request."""
+        self._tables.check_invariants()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from types import TracebackType
 
 from reference_impl.engine.outputs import FinishReason, Piece
@@ -30,7 +30,7 @@ class _Waiting:
         self.tokens += piece.tokens
 
     def merged(self) -> Piece:
-        return replace(self.last, text="".join(self.text), tokens=tuple(self.tokens))
+        return self.last._replace(text="".join(self.text), tokens=tuple(self.tokens))
 
 
 class RequestFailedError(RuntimeError):
@@ -121,7 +121,7 @@ class Stream:
             self._error = RequestFailedError(f"the step that computed this answer failed: {piece.error}")
             if not piece.text:
                 return
-            piece = replace(piece, finish=None, usage=None, error=None)
+            piece = piece._replace(finish=None, usage=None, error=None)
         key = piece.request, piece.choice
         waiting = self._waiting.get(key)
         if waiting is None:

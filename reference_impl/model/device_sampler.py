@@ -54,12 +54,16 @@ class DeviceSampler:
 
     def _begun(self, logits: Tensor, wishes: Sequence[Wish]) -> Choice:
         check_shape(logits, wishes, self.vocab_size)
-        temperatures, numbers = self.upload(wishes)
+        plain = list(map(is_plain, wishes))
+        temperatures, numbers = self.upload(wishes, plain)
         tokens = torch.empty(len(wishes), dtype=torch.int64, device=self.device)
         self.draw(logits, temperatures, numbers, tokens)
-        if not all(map(is_plain, wishes)):
+        if not all(plain):
             # What was made until then belongs to the wish: a token that is awaited now will be in `made` by then.
-            then = [wish if is_plain(wish) else replace(wish, made=tuple(wish.made)) for wish in wishes]
+            then = [
+                wish if drawn else replace(wish, made=tuple(wish.made))
+                for wish, drawn in zip(wishes, plain, strict=True)
+            ]
             return Choice(tokens, lambda: self._with_wishes(logits, then, _good(tokens.tolist())), complete=False)
         if self.device.type != "cuda":
             return Choice(tokens, lambda: _plain(tokens))
@@ -82,11 +86,11 @@ class DeviceSampler:
             for row, (token, wish) in enumerate(zip(tokens, wishes, strict=True))
         ]
 
-    def upload(self, wishes: Sequence[Wish]) -> tuple[Tensor, Tensor]:
+    def upload(self, wishes: Sequence[Wish], plain: Sequence[bool]) -> tuple[Tensor, Tensor]:
         """What `draw` needs of each row: temperatures [rows] float32 and numbers [rows] float64, in one transfer.
 
-        The transfer takes its turn behind what the device was told before, and the host does not wait for it.
-        A row that is not plain is drawn as if it were greedy. Raises: ValueError on a seed of None.
+        plain: which rows the kernels choose; another is drawn as if it were greedy. The transfer takes its turn behind
+        what the device was told before, and the host does not wait for it. Raises: ValueError on a seed of None.
         """
         rows = len(wishes)
         # Numbers first and an even count of them: each part begins where its kind of number, and 16 bytes, may begin.
@@ -94,7 +98,7 @@ class DeviceSampler:
         packed = torch.zeros(first + 4 * rows, dtype=torch.uint8, pin_memory=self.device.type == "cuda")
         here = packed.numpy()
         numbers, temperatures = here[: 8 * rows].view(np.float64), here[first:].view(np.float32)
-        heat = [wish.params.temperature if is_plain(wish) else 0.0 for wish in wishes]
+        heat = [wish.params.temperature if drawn else 0.0 for wish, drawn in zip(wishes, plain, strict=True)]
         temperatures[:] = heat
         numbers[:] = [number_of(wish) if warm else 0.0 for wish, warm in zip(wishes, heat, strict=True)]
         there = packed.to(self.device, non_blocking=True)
