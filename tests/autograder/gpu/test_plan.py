@@ -138,7 +138,8 @@ def test_whatever_stands_in_a_plan_it_is_read_or_refused(data: st.DataObject) ->
         inner = hostile
         for key in way[:-1]:
             inner = inner[key]
-        inner[way[-1]] = data.draw(HOSTILE)
+        # A list of its own: one that is drawn twice would come to hold itself.
+        inner[way[-1]] = copy.deepcopy(data.draw(HOSTILE))
     try:
         found = parse(hostile, INPUTS_BYTES)
     except PlanRefused:
