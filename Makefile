@@ -42,7 +42,7 @@ lint: env
 # On a GPU machine that has torch, triton, numpy, pytest and hypothesis of its own, and nothing of the course installed.
 # With pytest-xdist in as many processes as the memory of its GPUs serves; the same tests one after the other without it.
 test-gpu:                      ## everything that a GPU runner uses, on that runner's own Python
-	$(PYTHON) -m pytest $$($(PYTHON) -c 'import importlib.util as u; from autograder.nvml import gpus; print(f"-n {12 * len(gpus())}" * bool(u.find_spec("xdist")))') \
+	$(PYTHON) -m pytest --durations 15 --durations-min 10 $$($(PYTHON) -c 'import importlib.util as u; from autograder.nvml import gpus; print(f"-n {12 * len(gpus())} --dist worksteal" * bool(u.find_spec("xdist")))') \
 	    tests/reference_impl tests/bugs tests/hidden tests/autograder/worker tests/autograder/sandbox \
 	    tests/autograder/judge tests/autograder/runners tests/autograder/gpu tests/autograder/test_nvml.py
 	$(PYTHON) -m pytest tests/autograder/gpu/test_clock.py
