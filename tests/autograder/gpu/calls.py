@@ -124,7 +124,8 @@ def set_by_assignment(source: Tensor, target: Tensor) -> None:
 
 
 def prints(source: Tensor, target: Tensor) -> None:
-    _says_much[(4096,)](source)
+    # More than any pipe holds, and no more: half a million lines took a machine with much else to do two minutes.
+    _says_much[(256,)](source)
     one_kernel(source, target)
 
 
