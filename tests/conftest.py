@@ -4,6 +4,7 @@ that test at once share the machine, and that a failure is named as it comes."""
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 
 import pytest
 from hypothesis import is_hypothesis_test, settings
@@ -40,8 +41,18 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
-        "--examples", type=int, metavar="N", help="try each property on N examples at most, where each of them is slow"
+        "--examples",
+        type=int,
+        metavar="N",
+        help="try each property on N examples and repeat the same run N times at most, where each of them is slow",
     )
+
+
+@pytest.fixture
+def repeats(pytestconfig: pytest.Config) -> Callable[[int], range]:
+    """To run the same again: as often as a test says, or `--examples` where that is less."""
+    few = pytestconfig.getoption("--examples")
+    return lambda often: range(often if few is None else min(often, few))
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
