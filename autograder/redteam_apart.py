@@ -4,8 +4,8 @@ Owns: which differences are expected. A test that needs a GPU counts nowhere els
 seen on one device only: kernels are recorded on a GPU, and run as they are without one. What is left must be the same:
 honest work and misconceptions pass and fail the same tests, by whatever name they fail, unless a misconception says why
 a GPU sees more of it: programs that race there run one after another in Triton's interpreter. Two records that were
-made with different course keys met different hidden values, and so had other luck; that is said. Knows nothing of
-grading.
+made with different course keys, or with different hidden tests, met different hidden values, and so had other luck;
+that is said. Knows nothing of grading.
 """
 
 from __future__ import annotations
@@ -142,7 +142,7 @@ def lines(found: Apart) -> Iterator[str]:
     for (group, reason), count in reasons.items():
         yield f"  {group}: {count} tests count on one device only. {reason}"
     if found.other_seeds:
-        yield f"{found.other_seeds} submissions met other hidden values there: grade both with one course key"
+        yield f"{found.other_seeds} submissions met other hidden values there: grade both with one course key, at one commit"
     yield from _told_together(found.differences)
     for difference in sorted(found.apart, key=lambda d: (d.kind, d.submission)):
         first, second = difference.verdicts
