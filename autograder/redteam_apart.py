@@ -142,7 +142,7 @@ def lines(found: Apart) -> Iterator[str]:
     for (group, reason), count in reasons.items():
         yield f"  {group}: {count} tests count on one device only. {reason}"
     if found.other_seeds:
-        yield f"{found.other_seeds} submissions met other hidden values there: grade both with one course key, at one commit"
+        yield f"{found.other_seeds} submissions met other hidden values there: grade both with one key, at one commit"
     yield from _told_together(found.differences)
     for difference in sorted(found.apart, key=lambda d: (d.kind, d.submission)):
         first, second = difference.verdicts
