@@ -64,14 +64,16 @@ def test_the_floors_are_those_of_the_record_and_decode_stands_on_bytes(chapter: 
     assert names["operations_us"](names["many"]) == pytest.approx(4 * tokens * heads * head_dim * 16 / 4 / 989e12 * 1e6)
 
 
-def test_the_chain_by_hand_and_littles_law(chapter: Any) -> None:
+def test_the_chain_by_hand_and_littles_law(chapter: Any, record: dict[str, Any]) -> None:
     glued = chapter.glued
-    step_s = 1072e-6 / (16_384 / 16)
+    alone = next(row for row in record["decode"] if row["name"] == "1 x 16k, 32/8, 128")
+    step_s = alone["results"]["textbook"]["median_us"] * 1e-6 / (16_384 / 16)
+    read_s = record["ceilings"]["read_gb_s"] * 1e9
     assert number(glued["step_us"]) == round(step_s * 1e6, 2)
     assert number(glued["block_kib"]) * 1024 == 16 * 2 * 128 * 2
     assert number(glued["moving"]) == round(8 * 8192 / step_s / 1e9)
-    assert number(glued["needed_mb"]) == round(3137e9 * step_s / 1e6, 1)
-    assert number(glued["needed_programs"]) == round(3137e9 * step_s / 8192)
+    assert number(glued["needed_mb"]) == round(read_s * step_s / 1e6, 1)
+    assert number(glued["needed_programs"]) == round(read_s * step_s / 8192)
 
 
 def test_the_textbook_stands_on_the_higher_floor_in_every_batch_with_blocks_of_16(
@@ -146,9 +148,11 @@ def test_what_is_said_of_the_fixed_cost_holds(chapter: Any, record: dict[str, An
     one = rows["1 x 16k, 32/8, 128"]
     assert number(chapter.glued["cut_us"]) == round(rows["64 x 2k, 32/8, 128"]["cut_us"])
     assert number(chapter.glued["fixed"]) == round(one["results"]["ours"]["median_us"] - one["floor_us"], 1)
-    for name in ("8 x 4k, 32/8, 128", "64 x 2k, 32/8, 128"):
+    lacking = []
+    for name in ("8 x 4k, 32/8, 128", "64 x 2k, 32/8, 128", "256 x 1k, 32/8, 128"):
         floor, ours = rows[name]["floor_us"], rows[name]["results"]["ours"]
-        assert floor / (floor + chapter.names["fixed_us"]) == pytest.approx(ours["share"], abs=0.02)
+        lacking.append(floor / (floor + chapter.names["fixed_us"]) - ours["share"])
+    assert max(map(abs, lacking[:2])) < 0.03 < lacking[2], "more is missing on the largest batch than a fixed cost says"
 
 
 def test_the_bug_wraps_at_the_first_block_behind_2_to_the_31(chapter: Any) -> None:
