@@ -43,7 +43,7 @@ class Usage:
 class Piece(NamedTuple):
     """What one step added to one answer.
 
-    A named tuple: one is made for every token, and a frozen dataclass takes three times as long to make.
+    A named tuple: one is made for every token, and a frozen dataclass takes more than twice as long to make.
 
     request: as `Engine.add` returned it. choice: which of its `n` answers. text: complete characters only, and never
     part of a stop string; it may be empty. tokens: those made, whose text may come later. finish: set on an answer's

@@ -3,10 +3,10 @@
 Owns: the row of each request, and the check that memory gave it a block for every token. Knows nothing of plans,
 batches or devices.
 
-A step needs every table as an array. To check lists of Python's numbers and make an array of them was a third of what
+A step needs every table as an array. To check lists of Python's numbers and make an array of them was a fifth of what
 the host did for a step of 256 decodes, and from one step to the next a table stays, or is a block longer. So the blocks
 that a request had are kept beside its row; memory is asked for them each time, what is the same is compared, which is
-far cheaper, and only what is new is checked and converted. Nothing is taken on trust: a request that was preempted,
+cheaper, and only what is new is checked and converted. Nothing is taken on trust: a request that was preempted,
 copied a block or ended and came back has another table, and its row is written anew.
 
     rows    [places, columns] int32; a request has a place; behind its last block stands -1
