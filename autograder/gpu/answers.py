@@ -21,6 +21,7 @@ from autograder.gpu.plan import Plan, PlanRefused, parse
 from autograder.gpu.process import decoded
 from autograder.gpu.replay import POISONS, Guarded, Loaded, Player, Scratch
 from autograder.gpu.timed import TimedCase
+from autograder.worker import prints
 from reference_impl.bench import device_clock
 
 CANARY_SIZE = 1024
@@ -102,7 +103,9 @@ class Answers:
         return device_clock.read_bytes_per_s()
 
     def _canary(self, blobs: Sequence[bytes]) -> tuple[dict[str, Any], list[bytes]]:
-        """Whether the GPU computes, and has memory to spare."""
+        """Whether the GPU computes, and has memory to spare. The first request that touches the GPU."""
+        torch.cuda.synchronize()
+        prints.make_room()
         generator = torch.Generator("cuda").manual_seed(1)
         a = torch.randint(-8, 8, (CANARY_SIZE, CANARY_SIZE), generator=generator, device="cuda")
         product = (a.double() @ a.double().T).trace().item()

@@ -135,6 +135,10 @@ class Plan:
     steps: tuple[Step, ...]
     problems: tuple[tuple[str, str], ...]
 
+    def prints(self) -> bool:
+        """Whether a kernel says that it prints: it names what the driver gives it to print with."""
+        return any(b"vprintf\0" in kernel.cubin for kernel in self.kernels)
+
 
 def parse(data: Any, inputs_bytes: Sequence[int]) -> Plan:
     """The plan that `data` claims, for a call on storages of `inputs_bytes`.

@@ -30,6 +30,7 @@ UNSTEADY = (
     "two runs on the same numbers gave different answers: they depend on memory that nobody wrote, or on which of two "
     "programs writes a place first"
 )
+PRINTING = "one of them prints, and a GPU that prints much waits for its lines to be taken: print from one program only"
 REHEARSAL = TimedCase((5, 40), 4, 2, 64, 16, "float16")
 
 Turn = Callable[[], AbstractContextManager[None]]
@@ -115,13 +116,18 @@ class PlayedFunctions(InPlaceFunctions):
         """Raises: what the student's code raised while it was recorded, or TestEnded."""
         buffers, packed = tensors.pack(args)
         data = self._source.record(name, [_without_floats(buffer) for buffer in buffers], packed)
-        self._parsed(data, sizes_of(buffers))
-        facts, written = self._stand.play(
-            data,
-            [buffer["bytes"] for buffer in buffers],
-            [buffer["dtype"] for buffer in buffers],
-            self._source.left_s(),
-        )
+        plan = self._parsed(data, sizes_of(buffers))
+        try:
+            facts, written = self._stand.play(
+                data,
+                [buffer["bytes"] for buffer in buffers],
+                [buffer["dtype"] for buffer in buffers],
+                self._source.left_s(),
+            )
+        except TestEnded as ended:
+            if ended.verdict is Verdict.TIMEOUT and plan.prints():
+                raise TestEnded(ended.verdict, f"{ended.message}; {PRINTING}") from None
+            raise
         if not facts["intact"]:
             raise TestEnded(Verdict.GPU_FAULT, "memory beside the call's tensors was overwritten")
         if not facts["steady"]:

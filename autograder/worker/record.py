@@ -23,13 +23,19 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from triton.compiler import CompiledKernel
+
+if TYPE_CHECKING or __package__:
+    from autograder.worker import prints
+else:
+    # In the sandbox this file lies beside prints.py, outside any package.
+    import prints
 
 UNWRITTEN = {"aten::empty", "aten::empty_like", "aten::empty_strided", "aten::new_empty", "aten::new_empty_strided"}
 FILLED_WITH: dict[str, float | None] = {
@@ -331,6 +337,9 @@ def sample_call(
 
     Returns: the arguments and their storages, as flat tensors on the GPU.
     """
+    # It opens the GPU, where the student's code has not.
+    torch.cuda.synchronize()
+    prints.make_room()
     storages = []
     for buffer in buffers:
         dtype = getattr(torch, buffer["dtype"])

@@ -17,10 +17,15 @@ if not torch.cuda.is_available():
     pytest.skip("needs an NVIDIA GPU, and torch finds none here", allow_module_level=True)
 
 from autograder.gpu.stand import Stand
-from autograder.gpu.subject import UNSTEADY, FromHere, played
+from autograder.gpu.subject import PRINTING, UNSTEADY, FromHere, played
 from autograder.judge.remote import TestEnded
 from autograder.judge.verdicts import Verdict
+from autograder.worker import prints
 from tests.autograder.gpu import calls
+
+# Calls are recorded in this process, before whose first kernel nothing may come.
+torch.cuda.synchronize()
+assert prints.make_room()
 
 Call = Callable[[Tensor, Tensor], None]
 
@@ -119,6 +124,17 @@ def test_a_kernel_that_never_ends_is_killed_and_the_next_call_goes_on(stand: Sta
 
     ended = played_after(stand, endless, calls.never_ends)
     assert ended.verdict is Verdict.TIMEOUT
+    assert well(stand)
+
+
+def test_a_kernel_that_prints_more_than_can_be_taken_in_time_is_told_so(stand: Stand, monkeypatch: Any) -> None:
+    monkeypatch.setattr("autograder.gpu.stand.PLAY_S", 5.0)
+
+    def many(data: Any) -> None:
+        next(step for step in data["steps"] if step[0] == "launch")[2] = [1 << 20, 1, 1]
+
+    ended = played_after(stand, many, calls.prints)
+    assert (ended.verdict, ended.message.endswith(PRINTING)) == (Verdict.TIMEOUT, True)
     assert well(stand)
 
 

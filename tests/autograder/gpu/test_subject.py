@@ -11,7 +11,7 @@ from typing import Any, cast
 import pytest
 
 from autograder.gpu.stand import Stand
-from autograder.gpu.subject import TRIES, FromHere, Seen, names_of, played
+from autograder.gpu.subject import PRINTING, TRIES, FromHere, Seen, names_of, played
 from autograder.gpu.timed import TimedCase, Timing
 from autograder.judge.attention_speed import equal_cases, unequal_cases
 from autograder.judge.remote import TestEnded
@@ -166,3 +166,22 @@ def test_a_name_tells_no_length_and_no_seed(seed: int) -> None:
         for name, case in zip(names_of(cases), cases, strict=True):
             assert set(re.findall(r"\d+", name)) <= {"1", "2", "3"}
             assert str(len(case.lengths)) not in name
+
+
+@pytest.mark.parametrize(("code", "told"), [(b"vprintf\0", True), (b"vprintf_of_mine\0", False)])
+def test_kernels_that_do_not_end_and_print_are_told_that_printing_takes_time(code: bytes, told: bool) -> None:
+    kernel = {"cubin": b"\x7fELF" + code, "name": "decode", "shared": 0, "warps": 4, "scratch_bytes": 0}
+
+    class Prints(Source):
+        def record(self, name: str, buffers: Any, args: Any) -> Any:
+            return {**PLAN, "kernels": [{**kernel, "scratch_align": 1}]}
+
+    def play(*_: Any) -> Any:
+        raise TestEnded(Verdict.TIMEOUT, "too long")
+
+    stand = cast(Stand, SimpleNamespace(play=play))
+    functions = played(cast(FromHere, Prints()), stand, ("call",), [])()
+    with pytest.raises(TestEnded) as ended:
+        functions.call()
+    assert ended.value.verdict is Verdict.TIMEOUT
+    assert ended.value.message == (f"too long; {PRINTING}" if told else "too long")
