@@ -8,6 +8,9 @@ and different heads stand side by side, since their rows lie side by side in mem
 finished at once. Of one that lies across shares each program leaves its piece in scratch and counts itself; who counts
 last merges them all (merge.py) and sets the count back to 0. Nobody waits for anybody.
 
+What a warp has to issue for a tile decides how early it asks for the next one, so there is as little as possible in the
+loop (decode_tile.py).
+
 Cost: KV bytes read once; arithmetic 4 * head_dim operations a token and head, on the tensor cores for 16-bit types.
 Source: Kwon et al., SOSP 2023, section 4.1; Dao et al., Flash-Decoding, 2023; Osama et al., PPoPP 2023. See NOTES.md.
 """
@@ -25,6 +28,7 @@ from torch import Tensor
 
 from reference_impl.attention.arguments import check_indices, check_paged
 from reference_impl.attention.casts import INTERPRETED, beside_8_bits, widened
+from reference_impl.attention.decode_tile import as_state, blocks_of, normalised, nothing_yet, places_of, with_tile
 from reference_impl.attention.merge import Begun, go_on_from, merge_pieces
 from reference_impl.attention.work_list import CUT_FIELDS, GRAIN_TOKENS, WorkList
 
@@ -33,6 +37,8 @@ _PIECES = 16
 """What a merge holds in registers: so many numbers, of so many pieces at most."""
 _BEGUN_PIECES = 8
 """Of those with which a sequence begins, as the present one's keys and values have registers too."""
+_TURNED_ROWS = 8
+"""The fewest query heads of a product whose rows are tokens; a matrix instruction has so many columns."""
 
 
 def paged_decode(
@@ -80,6 +86,8 @@ def paged_decode(
     if not batch:
         return
     dims = max(16, triton.next_power_of_2(head_dim))
+    turned = key_cache.dtype.itemsize == 2
+    rows = max(_TURNED_ROWS, work.rows) if turned else work.rows
     _paged_decode[(work.lanes, work.shares)](
         query,
         key_cache,
@@ -114,24 +122,22 @@ def paged_decode(
         GROUP=heads // kv_heads,
         HEAD_DIM=head_dim,
         DIMS=dims,
-        ROWS=work.rows,
+        ROWS=rows,
         TILE=work.tuning.tile_tokens,
         FIELDS=CUT_FIELDS,
         GRAIN=GRAIN_TOKENS,
         BLOCK_SIZE=block_size,
+        BY_GRAIN=block_size % GRAIN_TOKENS == 0 and key_cache.dtype.itemsize > 1,
+        ALIKE=key_cache.stride() == value_cache.stride(),
+        ALIGNED=math.gcd(16, *key_cache.stride()[:2], *value_cache.stride()[:2]),
+        TURNED=turned,
+        MERGED=work.rows,
         PIECES=max(1, min(_PIECES, _PIECE_ELEMENTS // (work.rows * dims))),
-        BEGUN=min(_BEGUN_PIECES, _PIECE_ELEMENTS // (work.rows * dims)) if begun else 0,
+        BEGUN=min(_BEGUN_PIECES, _PIECE_ELEMENTS // (rows * dims)) if begun else 0,
         INTERPRETED=INTERPRETED,
         num_warps=work.tuning.num_warps,
         num_stages=work.tuning.num_stages,
     )
-
-
-@triton.jit
-def _blocks(table, stride, start, low, stop, TILE: tl.constexpr, BLOCK_SIZE: tl.constexpr):
-    """The block of each token from `start`, 0 where there is no token."""
-    token = start + tl.arange(0, TILE)
-    return tl.load(table + token // BLOCK_SIZE * stride, mask=(token >= low) & (token < stop), other=0).to(tl.int64)
 
 
 # Whatever changes from step to step is no constant to compile for: a batch of 1 or 16 is like any other.
@@ -182,6 +188,11 @@ def _paged_decode(
     FIELDS: tl.constexpr,
     GRAIN: tl.constexpr,
     BLOCK_SIZE: tl.constexpr,
+    BY_GRAIN: tl.constexpr,
+    ALIKE: tl.constexpr,
+    ALIGNED: tl.constexpr,
+    TURNED: tl.constexpr,
+    MERGED: tl.constexpr,
     PIECES: tl.constexpr,
     BEGUN: tl.constexpr,
     INTERPRETED: tl.constexpr,
@@ -195,12 +206,12 @@ def _paged_decode(
     head_stop = (kv_head + 1) * GROUP
     row, dim = tl.arange(0, ROWS), tl.arange(0, DIMS)
     at_head = head + row
-    kept = (at_head < head_stop)[:, None] & (dim < HEAD_DIM)[None, :]
+    in_rows = (at_head < head_stop)[:, None] & (dim < HEAD_DIM)[None, :]
     heads = kv_heads * GROUP
 
     cut = cuts + share * FIELDS
     grain, stop, begin, end = tl.load(cut), tl.load(cut + 1), tl.load(cut + 2), tl.load(cut + 3)
-    sequence, length, tiles = tl.load(cut + 4).to(tl.int64), tl.load(cut + 5), tl.load(cut + 6)
+    sequence, length, tiles = tl.load(cut + 4), tl.load(cut + 5), tl.load(cut + 6)
     first_sequence, first_begin = sequence, begin
     keys, values = key_cache + kv_head * key_head, value_cache + kv_head * value_head
     if k_scale is not None:
@@ -211,27 +222,35 @@ def _paged_decode(
     at = (low // GRAIN + grain - begin) * GRAIN
     until = tl.minimum(at + (tl.minimum(end, stop) - grain) * GRAIN, length)
 
-    top = tl.full((ROWS,), float("-inf"), dtype=tl.float32)
-    weight_sum = tl.zeros((ROWS,), dtype=tl.float32)
-    found = tl.zeros((ROWS, DIMS), dtype=tl.float32)
+    top, weights, found = nothing_yet(TILE, ROWS, DIMS, TURNED)
     if BEGUN > 0:
         # Only who begins with a sequence takes them in, and a share of nothing has none.
         pieces = tl.where((begin == grain) & (tiles > 0), begun_pieces, 0)
-        top, weight_sum, found = go_on_from(
-            begun_out, begun_lse, pieces, sequence, batch, at_head, heads, head_stop, HEAD_DIM, DIMS, ROWS, BEGUN
+        whose = sequence.to(tl.int64)
+        top, weight_sum, begun = go_on_from(
+            begun_out, begun_lse, pieces, whose, batch, at_head, heads, head_stop, HEAD_DIM, DIMS, ROWS, BEGUN
         )
+        weights, found = as_state(weight_sum, begun, TILE, TURNED)
     # Table entries are loaded a tile ahead: a key's address then waits for no load of its own iteration, and the
     # compiler can keep several tiles of keys and values under way, those of the next sequence too.
-    block = _blocks(block_tables + sequence * table_sequence, table_entry, at, low, until, TILE, BLOCK_SIZE)
+    table = block_tables + sequence.to(tl.int64) * table_sequence
+    block = blocks_of(table, table_entry, at, low, until, TILE, GRAIN, BLOCK_SIZE, BY_GRAIN)
     for tile in range(tiles):
         token = at + tl.arange(0, TILE)
         # What is not there is not read: neither a table entry, which may be -1, nor a slot, which may hold NaN.
         there = (token >= low) & (token < until)
         in_cache = there[:, None] & (dim < HEAD_DIM)[None, :]
-        offset = token % BLOCK_SIZE
-        from_query = query + sequence * query_sequence + (at_head * query_head)[:, None] + dim[None, :]
-        from_key = keys + (block * key_block + offset * key_token)[:, None] + dim[None, :]
-        from_value = values + (block * value_block + offset * value_token)[:, None] + dim[None, :]
+        from_query = query + sequence.to(tl.int64) * query_sequence + (at_head * query_head)[:, None] + dim[None, :]
+        place = places_of(block, at, key_block, key_token, TILE, GRAIN, BLOCK_SIZE, BY_GRAIN, ALIGNED)
+        from_key = keys + place[:, None] + dim[None, :]
+        if not ALIKE:
+            place = places_of(block, at, value_block, value_token, TILE, GRAIN, BLOCK_SIZE, BY_GRAIN, ALIGNED)
+        if TURNED:
+            from_value = values + place[None, :] + dim[:, None]
+            in_values = there[None, :] & (dim < HEAD_DIM)[:, None]
+        else:
+            from_value = values + place[:, None] + dim[None, :]
+            in_values = in_cache
 
         # Where the next tile is: behind this one, or at the beginning of the next sequence.
         done = at + TILE >= until
@@ -248,47 +267,38 @@ def _paged_decode(
         low = tl.where(done, next_low, low)
         at = tl.where(done, next_at, at + TILE)
         until = tl.where(done, next_until, until)
-        block = _blocks(block_tables + sequence * table_sequence, table_entry, at, low, until, TILE, BLOCK_SIZE)
+        table = block_tables + sequence.to(tl.int64) * table_sequence
+        block = blocks_of(table, table_entry, at, low, until, TILE, GRAIN, BLOCK_SIZE, BY_GRAIN)
 
-        rows = tl.load(from_query, mask=kept, other=0.0)
+        rows = tl.load(from_query, mask=in_rows, other=0.0)
         key = tl.load(from_key, mask=in_cache, other=0.0)
-        value = tl.load(from_value, mask=in_cache, other=0.0)
+        value = tl.load(from_value, mask=in_values, other=0.0)
         by = scale
         if k_scale is not None:
             rows, power = beside_8_bits(rows, INTERPRETED)
             by = scale * power
         key, value = widened(key, rows, INTERPRETED), widened(value, rows, INTERPRETED)
         rows = widened(rows, rows, INTERPRETED)
-        score = tl.dot(rows, tl.trans(key), input_precision="ieee") * by
-        score = tl.where(there[None, :], score, float("-inf"))
-        higher = tl.maximum(top, tl.max(score, 1))
-        shift = tl.where(higher == float("-inf"), 0.0, higher)
-        weight = tl.exp2(score - shift[:, None])
-        fade = tl.exp2(top - shift)
-        weight_sum = weight_sum * fade + tl.sum(weight, 1)
-        found = tl.dot(weight.to(value.dtype), value, found * fade[:, None], input_precision="ieee")
-        top = higher
+        top, weights, found = with_tile(top, weights, found, rows, key, value, there, by, TURNED)
         if done & (tile + 1 < tiles):
             # The last piece of a share is finished behind the loop, and only the first can have begun before it.
-            found = found / tl.where(weight_sum == 0.0, 1.0, weight_sum)[:, None]
+            weight_sum, piece = normalised(weights, found, TURNED)
             if v_scale is not None:
-                found *= tl.load(v_scale + kv_head * v_scale_head)
+                piece *= tl.load(v_scale + kv_head * v_scale_head)
             if (of > first_sequence) | (first_begin == grain):
-                answer = out + of * out_sequence + (at_head * out_head)[:, None] + dim[None, :]
-                tl.store(answer, found.to(out.dtype.element_ty), mask=kept)
+                answer = out + of.to(tl.int64) * out_sequence + (at_head * out_head)[:, None] + dim[None, :]
+                tl.store(answer, piece.to(out.dtype.element_ty), mask=in_rows)
             else:
                 to = share * 2 * heads + at_head
-                tl.store(partial_out + to[:, None] * HEAD_DIM + dim[None, :], found, mask=kept)
+                tl.store(partial_out + to[:, None] * HEAD_DIM + dim[None, :], piece, mask=in_rows)
                 tl.store(partial_lse + to, top + tl.log2(weight_sum), mask=at_head < head_stop)
-            top = tl.full((ROWS,), float("-inf"), dtype=tl.float32)
-            weight_sum = tl.zeros((ROWS,), dtype=tl.float32)
-            found = tl.zeros((ROWS, DIMS), dtype=tl.float32)
+            top, weights, found = nothing_yet(TILE, ROWS, DIMS, TURNED)
             if BEGUN > 0:
-                top, weight_sum, found = go_on_from(
+                top, weight_sum, begun = go_on_from(
                     begun_out,
                     begun_lse,
                     begun_pieces,
-                    sequence,
+                    sequence.to(tl.int64),
                     batch,
                     at_head,
                     heads,
@@ -298,40 +308,42 @@ def _paged_decode(
                     ROWS,
                     BEGUN,
                 )
+                weights, found = as_state(weight_sum, begun, TILE, TURNED)
 
     if tiles > 0:
-        last = sequence - 1
+        last = sequence.to(tl.int64) - 1
         last_begin, last_end = tl.load(ends + last), tl.load(ends + last + 1)
-        found = found / tl.where(weight_sum == 0.0, 1.0, weight_sum)[:, None]
+        weight_sum, piece = normalised(weights, found, TURNED)
         if v_scale is not None:
-            found *= tl.load(v_scale + kv_head * v_scale_head)
+            piece *= tl.load(v_scale + kv_head * v_scale_head)
         whole = (last_begin >= grain) & (last_end <= stop)
         if whole:
             answer = out + last * out_sequence + (at_head * out_head)[:, None] + dim[None, :]
-            tl.store(answer, found.to(out.dtype.element_ty), mask=kept)
+            tl.store(answer, piece.to(out.dtype.element_ty), mask=in_rows)
         else:
             to = (share * 2 + (last_begin >= grain).to(tl.int64)) * heads + at_head
-            tl.store(partial_out + to[:, None] * HEAD_DIM + dim[None, :], found, mask=kept)
+            tl.store(partial_out + to[:, None] * HEAD_DIM + dim[None, :], piece, mask=in_rows)
             tl.store(partial_lse + to, top + tl.log2(weight_sum), mask=at_head < head_stop)
         # All threads have written before one of them counts; what it counts with makes that seen.
         tl.debug_barrier()
         # At most two pieces of a share are parts: its first, if it began before, and its last, if that goes on or did.
+        of_head = head + tl.arange(0, MERGED)
         for side in range(2):
             mine = tl.where(side == 0, last, first_sequence)
             if ((side == 0) & (whole == 0)) | ((side == 1) & (first_sequence < last) & (first_begin < grain)):
                 _arrive(
                     tl.load(spans + 2 * mine).to(tl.int64),
                     tl.load(spans + 2 * mine + 1).to(tl.int64),
-                    out + mine * out_sequence + (at_head * out_head)[:, None] + dim[None, :],
+                    out + mine * out_sequence + (of_head * out_head)[:, None] + dim[None, :],
                     partial_out,
                     partial_lse,
                     arrived + mine * tl.num_programs(0) + lane,
-                    at_head,
+                    of_head,
                     heads,
                     head_stop,
                     HEAD_DIM,
                     DIMS,
-                    ROWS,
+                    MERGED,
                     PIECES,
                 )
 
@@ -369,8 +381,8 @@ def _arrive(
             ROWS,
             PIECES,
         )
-        kept = (at_head < head_stop)[:, None] & (tl.arange(0, DIMS) < HEAD_DIM)[None, :]
-        tl.store(answer, merged.to(answer.dtype.element_ty), mask=kept)
+        in_rows = (at_head < head_stop)[:, None] & (tl.arange(0, DIMS) < HEAD_DIM)[None, :]
+        tl.store(answer, merged.to(answer.dtype.element_ty), mask=in_rows)
         tl.store(counter, 0)
 
 

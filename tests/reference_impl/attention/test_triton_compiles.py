@@ -77,7 +77,12 @@ DECODE = {
     "INTERPRETED": False,
     "table_entry": 1,
     "lens_stride": 1,
+    "BY_GRAIN": True,
+    "ALIKE": True,
+    "ALIGNED": 16,
+    "TURNED": False,
 }
+TURNED = {"TURNED": True, "ROWS": 8, "MERGED": 4}
 PREFILL = {
     "LANES": 8,
     "GROUP": 4,
@@ -115,7 +120,7 @@ def prefix(head_dim: int, dtype: torch.dtype, batch: int, **constants: object) -
 
 
 STORE = {"BLOCK_SIZE": 7, "HEAD_DIM": 80, "DIMS": 128, "ROWS": 32, "INTERPRETED": False}
-WIDE_HEADS = {"GROUP": 4, "HEAD_DIM": 128, "DIMS": 128, "ROWS": 4}
+WIDE_HEADS = {"GROUP": 4, "HEAD_DIM": 128, "DIMS": 128, "ROWS": 4, "MERGED": 4}
 CASES: dict[str, tuple[object, ...]] = {
     "cut": ("cut", "i32", {"FIELDS": 16, "GRAIN": 16, "GRAINS": 4, "SEQUENCES": 128, "SHARES": 32}),
     "cut of one": (
@@ -130,14 +135,39 @@ CASES: dict[str, tuple[object, ...]] = {
         STORE | {"slot_stride": 1, "kv_heads": 1},
     ),
     "store in 8 bits": ("store", "bf16", STORE | {"narrow": True, "k_scale_head": 1, "v_scale_head": 1}),
-    "decode": ("decode", "bf16", DECODE | WIDE_HEADS | {"TILE": 64}),
-    "decode of 8 bits": ("decode", "bf16", DECODE | WIDE_HEADS | {"TILE": 128, "narrow": True}),
-    "decode of 8 bits in float32": ("decode", "fp32", DECODE | WIDE_HEADS | {"TILE": 32, "narrow": True}),
+    "decode": ("decode", "bf16", DECODE | WIDE_HEADS | TURNED | {"TILE": 64}),
+    "decode, apart": (
+        "decode",
+        "fp16",
+        DECODE | WIDE_HEADS | TURNED | {"TILE": 64, "ALIKE": False, "ALIGNED": 1, "BLOCK_SIZE": 48},
+    ),
+    "decode by token": (
+        "decode",
+        "bf16",
+        DECODE | WIDE_HEADS | TURNED | {"TILE": 64, "BY_GRAIN": False, "BLOCK_SIZE": 7},
+    ),
+    "decode of large heads": (
+        "decode",
+        "bf16",
+        DECODE | TURNED | {"GROUP": 8, "HEAD_DIM": 256, "DIMS": 256, "TILE": 32, "MERGED": 8},
+    ),
+    "decode of 8 bits": (
+        "decode",
+        "bf16",
+        DECODE | WIDE_HEADS | {"TILE": 128, "BY_GRAIN": False, "narrow": True},
+    ),
+    "decode of 8 bits in float32": (
+        "decode",
+        "fp32",
+        DECODE | WIDE_HEADS | {"TILE": 32, "BY_GRAIN": False, "narrow": True},
+    ),
     "decode behind a prefix": (
         "decode",
         "bf16",
         {name: value for name, value in DECODE.items() if not name.startswith("begun")}
-        | {"GROUP": 4, "HEAD_DIM": 128, "DIMS": 128, "ROWS": 4, "TILE": 64, "BEGUN": 8},
+        | WIDE_HEADS
+        | TURNED
+        | {"TILE": 64, "BEGUN": 8},
     ),
     "prefix": prefix(128, torch.bfloat16, 64),
     "prefix of 8 bits": prefix(128, torch.bfloat16, 64, narrow=True),
@@ -145,7 +175,8 @@ CASES: dict[str, tuple[object, ...]] = {
     "decode of one": (
         "decode",
         "fp32",
-        DECODE | {"GROUP": 1, "HEAD_DIM": 80, "DIMS": 128, "ROWS": 1, "TILE": 32, "batch": 1, "kv_heads": 1},
+        DECODE
+        | {"GROUP": 1, "HEAD_DIM": 80, "DIMS": 128, "ROWS": 1, "MERGED": 1, "TILE": 32, "batch": 1, "kv_heads": 1},
     ),
     "prefill": prefill(128, torch.bfloat16),
     "prefill of 8 bits": prefill(128, torch.bfloat16, narrow=True),
