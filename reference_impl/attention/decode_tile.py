@@ -15,8 +15,33 @@ Source: Milakov and Gimelshein, 2018; Dao et al., NeurIPS 2022, algorithm 1. Wha
 # ruff: noqa: N803
 from __future__ import annotations
 
+import torch
 import triton
 import triton.language as tl
+
+from reference_impl.attention.work_list import GRAIN_TOKENS
+
+_TURNED_ROWS = 8
+"""Columns of a matrix instruction: so many query heads cost what one does."""
+
+
+def rows_turned(rows: int, kv_dtype: torch.dtype) -> tuple[int, bool]:
+    """Query heads of a product, and whether it is TURNED, where a program has `rows` of them and caches of `kv_dtype`.
+
+    With more than 8 the compiler chooses another instruction, for which it holds a tile more in shared memory: one
+    program on a multiprocessor instead of two. Keys in 8 bits are widened in registers, of which none are left.
+    """
+    turned = kv_dtype.itemsize == 2 and rows <= _TURNED_ROWS
+    return (_TURNED_ROWS if turned else rows), turned
+
+
+def by_grain(block_size: int, kv_dtype: torch.dtype) -> bool:
+    """Whether a tile's addresses are found for each grain: blocks hold whole ones.
+
+    Not in 8 bits, where the compiler moves a grain's block number to a register that all threads of a warp share, and
+    waits for it as soon as it was asked for: 131 us where it took 113 (64 x 2k, NOTES.md).
+    """
+    return block_size % GRAIN_TOKENS == 0 and kv_dtype.itemsize > 1
 
 
 @triton.jit

@@ -28,7 +28,16 @@ from torch import Tensor
 
 from reference_impl.attention.arguments import check_indices, check_paged
 from reference_impl.attention.casts import INTERPRETED, beside_8_bits, widened
-from reference_impl.attention.decode_tile import as_state, blocks_of, normalised, nothing_yet, places_of, with_tile
+from reference_impl.attention.decode_tile import (
+    as_state,
+    blocks_of,
+    by_grain,
+    normalised,
+    nothing_yet,
+    places_of,
+    rows_turned,
+    with_tile,
+)
 from reference_impl.attention.merge import Begun, go_on_from, merge_pieces
 from reference_impl.attention.work_list import CUT_FIELDS, GRAIN_TOKENS, WorkList
 
@@ -37,8 +46,6 @@ _PIECES = 16
 """What a merge holds in registers: so many numbers, of so many pieces at most."""
 _BEGUN_PIECES = 8
 """Of those with which a sequence begins, as the present one's keys and values have registers too."""
-_TURNED_ROWS = 8
-"""The fewest query heads of a product whose rows are tokens; a matrix instruction has so many columns."""
 
 
 def paged_decode(
@@ -86,8 +93,7 @@ def paged_decode(
     if not batch:
         return
     dims = max(16, triton.next_power_of_2(head_dim))
-    turned = key_cache.dtype.itemsize == 2
-    rows = max(_TURNED_ROWS, work.rows) if turned else work.rows
+    rows, turned = rows_turned(work.rows, key_cache.dtype)
     _paged_decode[(work.lanes, work.shares)](
         query,
         key_cache,
@@ -127,7 +133,7 @@ def paged_decode(
         FIELDS=CUT_FIELDS,
         GRAIN=GRAIN_TOKENS,
         BLOCK_SIZE=block_size,
-        BY_GRAIN=block_size % GRAIN_TOKENS == 0 and key_cache.dtype.itemsize > 1,
+        BY_GRAIN=by_grain(block_size, key_cache.dtype),
         ALIKE=key_cache.stride() == value_cache.stride(),
         ALIGNED=math.gcd(16, *key_cache.stride()[:2], *value_cache.stride()[:2]),
         TURNED=turned,
