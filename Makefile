@@ -47,9 +47,10 @@ test-gpu:                      ## everything that a GPU runner uses, on that run
 	    tests/autograder/judge tests/autograder/runners tests/autograder/gpu tests/autograder/test_nvml.py
 	$(PYTHON) -m pytest tests/autograder/gpu/test_clock.py
 
-# A process for each file of tests, so many at once: a sanitizer does not live with pytest-xdist.
+# A process for each file of tests, so many at once, long files first: a sanitizer does not live with pytest-xdist. Racecheck
+# takes minutes for each of three tests of prefill's long prompts.
 sanitize-gpu:                  ## the kernels' tests under NVIDIA's compute-sanitizer: no bad access, no hazard in shared memory
-	for tool in memcheck racecheck; do ls tests/reference_impl/attention/test_*.py | xargs -P 8 -I FILE \
+	for tool in memcheck racecheck; do ls -S tests/reference_impl/attention/test_*.py | xargs -P 8 -I FILE \
 	    compute-sanitizer --tool $$tool --target-processes all --error-exitcode 9 \
 	    $(PYTHON) -m pytest FILE --examples 2 -q || exit 1; done
 

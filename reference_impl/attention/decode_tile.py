@@ -6,7 +6,7 @@ The state of a softmax is the largest score so far (to base 2) of each query hea
 weighted values. TURNED keeps it with the query heads last: tokens are then the rows of both products, of which a matrix
 instruction has 16 or more, and query heads its columns, of which 8 will do. With query heads as rows, a group of 4 is
 filled up to 16 by registers that are copied before every instruction. Sums are kept for each place in a tile: to add
-them up takes the threads of a program two barriers, which is for the end of a sequence and not for every tile.
+them up takes the threads of a program three barriers, which is for the end of a sequence and not for every tile.
 Source: Milakov and Gimelshein, 2018; Dao et al., NeurIPS 2022, algorithm 1. What it gave: NOTES.md, version 6.
 """
 
