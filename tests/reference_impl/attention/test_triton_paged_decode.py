@@ -25,12 +25,12 @@ UNEVEN = [40, 0, 1, 150, 16]
 
 @st.composite
 def shapes(draw: st.DrawFn) -> dict[str, object]:
-    kv_heads, block_size = draw(st.integers(1, 3)), draw(st.sampled_from([1, 3, 5, 8, 16, 32, 100, 256]))
+    kv_heads, block_size = draw(st.integers(1, 3)), draw(st.sampled_from([1, 3, 5, 8, 16, 32, 48, 100, 256]))
     edge = st.builds(lambda blocks, off: max(0, blocks * block_size + off), st.integers(0, 3), st.integers(-1, 1))
     length = st.one_of(edge.filter(lambda size: size <= 300), st.integers(0, 120))
     return {
         "lengths": draw(st.lists(length, min_size=1, max_size=5)),
-        "heads": kv_heads * draw(st.sampled_from([1, 2, 3, 4, 7, 8])),
+        "heads": kv_heads * draw(st.sampled_from([1, 2, 3, 4, 7, 8, 12])),
         "kv_heads": kv_heads,
         "head_dim": draw(st.sampled_from([32, 64, 80, 96, 128, 256, 5])),
         "block_size": block_size,
@@ -56,13 +56,32 @@ def test_a_call_without_a_work_list_makes_its_own(device: torch.device, dtype: t
     check(problem, run(problem))
 
 
-def test_two_poisons_give_equal_bits(device: torch.device) -> None:
-    nan, large = (drawn(UNEVEN, poison=poison, device=device) for poison in (float("nan"), 1e30))
-    assert torch.equal(run(nan, work_for(nan, programs=7)), run(large, work_for(large, programs=7)))
+@pytest.mark.parametrize("block_size", [1, 15, 16, 17, 32, 48, 64, 256])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+def test_blocks_of_any_size(device: torch.device, dtype: torch.dtype, block_size: int) -> None:
+    lengths = [3 * block_size + 1, block_size, 70]
+    for window in (None, 40):
+        problem = drawn(lengths, block_size=block_size, dtype=dtype, window=window, device=device)
+        check(problem, run(problem, work_for(problem, programs=11)))
 
 
-def test_what_stands_in_unused_table_entries_changes_nothing(device: torch.device) -> None:
-    answers = [run(drawn(UNEVEN, unused=unused, device=device)) for unused in (-1, 2**31 - 1, -(2**31))]
+@pytest.mark.parametrize("group", [1, 3, 8, 9, 16, 32])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+def test_groups_of_any_size(device: torch.device, dtype: torch.dtype, group: int) -> None:
+    problem = drawn(UNEVEN, heads=2 * group, dtype=dtype, device=device)
+    check(problem, run(problem, work_for(problem, programs=7)))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+def test_two_poisons_give_equal_bits(device: torch.device, dtype: torch.dtype) -> None:
+    large = 1e30 if dtype == torch.float32 else 6e4
+    nan, huge = (drawn(UNEVEN, poison=poison, dtype=dtype, device=device) for poison in (float("nan"), large))
+    assert torch.equal(run(nan, work_for(nan, programs=7)), run(huge, work_for(huge, programs=7)))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+def test_what_stands_in_unused_table_entries_changes_nothing(device: torch.device, dtype: torch.dtype) -> None:
+    answers = [run(drawn(UNEVEN, unused=unused, dtype=dtype, device=device)) for unused in (-1, 2**31 - 1, -(2**31))]
     assert torch.equal(answers[0], answers[1])
     assert torch.equal(answers[0], answers[2])
 
@@ -98,15 +117,20 @@ def test_a_work_list_serves_layer_after_layer_and_step_after_step(device: torch.
     check(grown, run(grown, work.refresh(grown.context_lens)))
 
 
-def test_strides_of_every_kind(device: torch.device) -> None:
-    problem = drawn([20, 50], heads=6, kv_heads=3, device=device)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+def test_strides_of_every_kind(device: torch.device, dtype: torch.dtype) -> None:
+    problem = drawn([20, 50], heads=6, kv_heads=3, dtype=dtype, device=device)
     query = problem.query.transpose(0, 1).contiguous().transpose(0, 1)
     lens = torch.stack([problem.context_lens, problem.context_lens], 1)[:, 0]
     tables = problem.block_tables.T.contiguous().T
     # Heads before tokens in memory, as some engines have it.
     caches = [cache.transpose(1, 2).contiguous().transpose(1, 2) for cache in (problem.key_cache, problem.value_cache)]
-    other = Problem(query, *caches, tables, lens, problem.scale)
-    assert torch.equal(run(other, work_for(problem, programs=6)), run(problem, work_for(problem, programs=6)))
+    # Rows that begin where 16 bytes do not, keys and values each in their own way.
+    odd = [torch.nn.functional.pad(cache, (0, more))[..., :-more] for cache, more in zip(caches, (1, 3), strict=True)]
+    answer = run(problem, work_for(problem, programs=6))
+    for pair in (caches, odd):
+        other = Problem(query, *pair, tables, lens, problem.scale)
+        assert torch.equal(run(other, work_for(problem, programs=6)), answer)
 
 
 @pytest.mark.parametrize(
