@@ -1,6 +1,6 @@
 """Misconception: only the answer needs rescaling when a larger score comes.
 
-Killed by: test_numerics.test_the_largest_score_may_come_first_or_last, test_decode.test_larger_blocks_are_right
+Killed by: test_numerics.test_the_largest_score_may_come_first_or_last
 Source: classic of online softmax
 """
 
