@@ -1,6 +1,6 @@
 """Misconception: only the answer needs rescaling when a larger score comes.
 
-Killed by: test_numerics.test_the_largest_score_may_come_first_or_last
+Killed by: test_numerics.test_the_largest_score_may_come_first_or_last, test_decode.test_larger_blocks_are_right
 Source: classic of online softmax
 """
 
@@ -83,5 +83,5 @@ def paged_attention(query, key_cache, value_cache, block_tables, context_lens, s
         query, key_cache, value_cache, block_tables, context_lens, out, scale,
         *query.stride()[:2], *out.stride()[:2], *key_cache.stride()[:3], *value_cache.stride()[:3],
         *block_tables.stride(), context_lens.stride(0),
-        GROUP=heads // key_cache.shape[2], BLOCK_SIZE=key_cache.shape[1], HEAD_DIM=head_dim, TILE=32,
+        GROUP=heads // key_cache.shape[2], BLOCK_SIZE=key_cache.shape[1], HEAD_DIM=head_dim, TILE=8,
     )  # fmt: skip
