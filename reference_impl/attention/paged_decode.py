@@ -143,6 +143,7 @@ def paged_decode(
         INTERPRETED=INTERPRETED,
         num_warps=work.tuning.num_warps,
         num_stages=work.tuning.num_stages,
+        maxnreg=work.tuning.registers,
     )
 
 

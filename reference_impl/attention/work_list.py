@@ -45,6 +45,8 @@ The rest is room: a cut begins where 64 bytes do.
 _SEQUENCES = 128
 _SHARES = 32
 """What a program of the planner compares at once."""
+_REGISTERS = 65_536
+"""Of a multiprocessor, of every NVIDIA GPU that Triton compiles for."""
 _CPU_PROGRAMS = 8
 """Under Triton's interpreter programs run one after another: enough that sequences are split."""
 
@@ -57,6 +59,11 @@ class Tuning:
     num_warps: int
     num_stages: int
     resident: int
+
+    @property
+    def registers(self) -> int:
+        """Of a thread: all that `resident` programs leave to each. Given fewer the compiler waits earlier."""
+        return min(255, _REGISTERS // (32 * self.num_warps * self.resident))
 
 
 class WorkList:

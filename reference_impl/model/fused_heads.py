@@ -32,6 +32,8 @@ from reference_impl.model.rope import Turn
 
 _ELEMENTS = 1_024
 """Numbers of a program; with two warps each thread has 16, in pieces of 16 bytes for 16-bit types."""
+_REGISTERS = 128
+"""Of a thread, so that there is room for all that it loads. Left to itself the compiler takes half, and loads late."""
 
 
 def turn_heads(qkv: Tensor, heads: Heads, turn: Turn, slots: Slots | None) -> None:
@@ -74,6 +76,7 @@ def turn_heads(qkv: Tensor, heads: Heads, turn: Turn, slots: Slots | None) -> No
         BLOCK_SIZE=1 if slots is None else slots.key_cache.shape[1],
         INTERPRETED=INTERPRETED,
         num_warps=2,
+        maxnreg=_REGISTERS,
     )
 
 
@@ -132,16 +135,21 @@ def _turn_heads(
     place = qkv + token * qkv_token + (head * HEAD_DIM)[:, None] + plane[None, :]
     low = tl.load(place, mask=kept, other=0.0).to(tl.float32)
     high = tl.load(place + HEAD_DIM // 2, mask=kept, other=0.0).to(tl.float32)
+    # What all heads share is loaded for each of them, as its numbers lie: one row for all would go from thread to
+    # thread through shared memory, and every load wait for the one before.
+    each = tl.zeros((ROWS, HALF), dtype=tl.int64)
+    at = token * (HEAD_DIM // 2) + plane[None, :] + each
+    cosine = tl.load(cos + at, mask=kept, other=0.0)
+    sine = tl.load(sin + at, mask=kept, other=0.0)
     normed_low, normed_high = low, high
     if NORMED:
         query = head < HEADS
+        weight_low = _weight(query_weight, key_weight, plane[None, :] + each, kept, query)
+        weight_high = _weight(query_weight, key_weight, plane[None, :] + HEAD_DIM // 2 + each, kept, query)
         factor = tl.sum(low * low + high * high, 1) / HEAD_DIM + tl.where(query, query_eps, key_eps)
         factor = tl.rsqrt(factor)[:, None]
-        normed_low = low * factor * _weight(query_weight, key_weight, plane, in_plane, query)
-        normed_high = high * factor * _weight(query_weight, key_weight, plane + HEAD_DIM // 2, in_plane, query)
-    at = token * (HEAD_DIM // 2) + plane
-    cosine = tl.load(cos + at, mask=in_plane, other=0.0)[None, :]
-    sine = tl.load(sin + at, mask=in_plane, other=0.0)[None, :]
+        normed_low = low * factor * weight_low
+        normed_high = high * factor * weight_high
     turned_low = (normed_low * cosine - normed_high * sine).to(qkv.dtype.element_ty)
     turned_high = (normed_high * cosine + normed_low * sine).to(qkv.dtype.element_ty)
     if STORED:
@@ -174,11 +182,11 @@ def _turn_heads(
 
 
 @triton.jit
-def _weight(query_weight, key_weight, dim, kept, query):
-    """[ROWS, HALF] float32: the weight of each head's norm at `dim`."""
-    of_query = tl.load(query_weight + dim, mask=kept, other=0.0).to(tl.float32)
-    of_key = tl.load(key_weight + dim, mask=kept, other=0.0).to(tl.float32)
-    return tl.where(query[:, None], of_query[None, :], of_key[None, :])
+def _weight(query_weight, key_weight, at, kept, query):
+    """[ROWS, HALF] float32: the weight of each head's norm at the dimensions `at`."""
+    of_query = tl.load(query_weight + at, mask=kept & query[:, None], other=0.0).to(tl.float32)
+    of_key = tl.load(key_weight + at, mask=kept & (query == 0)[:, None], other=0.0).to(tl.float32)
+    return tl.where(query[:, None], of_query, of_key)
 
 
 def _check(qkv: Tensor, heads: Heads, turn: Turn) -> None:
