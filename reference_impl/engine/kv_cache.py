@@ -6,9 +6,10 @@ anything is moved (`runner.py`).
     device   [layers, key or value, kv_heads, num_blocks, block_size, head_dim]     one tensor
     layer    [num_blocks, block_size, kv_heads, head_dim]                           a view of it, as attention asks
 
-The heads stand outermost within a layer, so that the tokens of a block are one piece for each head: attention takes one
-head's blocks at a time, and its products then need no copy. Because all layers are one tensor, a move is one read and
-one write for all of them, whatever the number of layers.
+How the numbers lie within a layer is another matter. Heads outermost: the tokens of a block are one piece for each
+head, and torch's products, which take one head's blocks at a time, need no copy. Heads within tokens: a block is one
+piece for all heads, which the programs of a GPU, a head each, read side by side. Because all layers are one tensor, a
+move is one read and one write for all of them, whatever the number of layers.
 Cost: a move reads and writes each block once, and holds a copy of what it moves.
 """
 
@@ -31,6 +32,18 @@ _BLOCKS = 3
 """The dimension in which blocks are counted."""
 
 
+_CACHE_LINE_BYTES = 128
+"""Of NVIDIA's GPUs."""
+
+
+def heads_outermost(head_bytes: int, device: torch.device) -> bool:
+    """Whether a head's tokens lie together on `device`, where a token has `head_bytes` for each head.
+
+    On a CPU, and where a row is not whole cache lines: of two heads side by side each would read some of the other's.
+    """
+    return device.type != "cuda" or head_bytes % _CACHE_LINE_BYTES != 0
+
+
 def block_bytes(config: ModelConfig, block_size: int, dtype: torch.dtype) -> int:
     """What one block takes, in all layers."""
     return block_size * config.kv_bytes_per_token(dtype.itemsize)
@@ -42,6 +55,7 @@ class KVCache:
     scales: one for each layer makes the blocks of 8-bit floats, whatever the dtype, and goes with its layer.
     poison: slots that were never written hold NaN instead of 0, so that reading one shows in the answer. Memory of the
     operating system is not taken before it is written, except with poison.
+    heads_first: how the numbers lie, see the module; as `heads_outermost` says unless given.
     """
 
     def __init__(
@@ -55,6 +69,7 @@ class KVCache:
         device: torch.device | str = "cpu",
         poison: bool = False,
         scales: Sequence[KVScales] | None = None,
+        heads_first: bool | None = None,
     ) -> None:
         """Raises: ValueError, naming the number, on sizes that make no sense or that the device has no memory for."""
         if scales is not None:
@@ -67,6 +82,9 @@ class KVCache:
             raise ValueError(f"num_host_blocks must be at least 0, got {num_host_blocks}")
         self.num_host_blocks = num_host_blocks
         self.block_bytes = block_bytes(config, block_size, dtype)
+        if heads_first is None:
+            heads_first = heads_outermost(config.head_dim * dtype.itemsize, torch.device(device))
+        self._heads_first = heads_first
         self._device = self._memory(config, num_blocks, dtype, torch.device(device), poison)
         self._host = self._memory(config, num_host_blocks, dtype, torch.device("cpu"), poison)
         if self._device.is_cuda and num_host_blocks:
@@ -79,13 +97,16 @@ class KVCache:
     def _memory(
         self, config: ModelConfig, num_blocks: int, dtype: torch.dtype, device: torch.device, poison: bool
     ) -> Tensor:
-        size = (config.num_layers, 2, config.num_kv_heads, num_blocks, self.block_size, config.head_dim)
+        halves, heads, tokens = (config.num_layers, 2), (config.num_kv_heads,), (num_blocks, self.block_size)
+        size = (*halves, *heads, *tokens) if self._heads_first else (*halves, *tokens, *heads)
         try:
-            memory = torch.zeros(size, dtype=dtype, device=device)
+            memory = torch.zeros(*size, config.head_dim, dtype=dtype, device=device)
         except RuntimeError as error:
             wanted = f"{num_blocks * self.block_bytes} bytes for {num_blocks} blocks of {self.block_size} tokens"
             raise ValueError(f"{device} has no {wanted}: ask for less KV memory") from error
-        return memory.fill_(float("nan")) if poison else memory
+        if poison:
+            memory.fill_(float("nan"))
+        return memory if self._heads_first else memory.permute(0, 1, 4, 2, 3, 5)
 
     @property
     def num_bytes(self) -> int:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from reference_impl.engine.kv_cache import KVCache
+from reference_impl.engine.kv_cache import KVCache, heads_outermost
 from reference_impl.model.config import ModelConfig
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -49,15 +49,30 @@ def mark_of(kv: KVCache, block: int) -> int:
     return int(marks.pop())
 
 
-def test_a_layer_is_what_attention_asks_for() -> None:
-    kv = cache(dtype=torch.bfloat16)
+@pytest.mark.parametrize("heads_first", [True, False])
+def test_a_layer_is_what_attention_asks_for(heads_first: bool) -> None:
+    kv = cache(dtype=torch.bfloat16, heads_first=heads_first)
     assert len(kv.layers) == 3
     for key, value in kv.layers:
         assert key.shape == value.shape == (5, 2, 2, 4)
         assert key.dtype == torch.bfloat16
-        assert key.stride(-1) == 1
-        heads_outermost: Tensor = key.permute(2, 0, 1, 3)
-        assert heads_outermost.is_contiguous(), "else attention copies an operand in every product"
+        in_memory: Tensor = key.permute(2, 0, 1, 3) if heads_first else key
+        assert in_memory.is_contiguous()
+
+
+def test_on_a_cpu_heads_are_outermost() -> None:
+    key: Tensor = cache().layers[0][0]
+    assert key.permute(2, 0, 1, 3).is_contiguous(), "else attention copies an operand in every product"
+
+
+@pytest.mark.parametrize(
+    ("device", "head_bytes", "outermost"),
+    [("cuda", 256, False), ("cuda", 128, False), ("cuda", 192, True), ("cpu", 256, True)],
+)
+def test_on_a_gpu_heads_lie_side_by_side_if_their_rows_are_whole_cache_lines(
+    device: str, head_bytes: int, outermost: bool
+) -> None:
+    assert heads_outermost(head_bytes, torch.device(device)) == outermost
 
 
 def test_its_bytes_are_those_of_its_blocks() -> None:
@@ -73,10 +88,12 @@ moves = st.one_of(
 )
 
 
-@given(calls=st.lists(moves, max_size=8))
+@given(calls=st.lists(moves, max_size=8), heads_first=st.booleans())
 @settings(max_examples=100, deadline=None)
-def test_after_any_moves_every_block_holds_what_a_list_of_marks_says(calls: list[tuple[str, dict[int, int]]]) -> None:
-    kv = cache()
+def test_after_any_moves_every_block_holds_what_a_list_of_marks_says(
+    calls: list[tuple[str, dict[int, int]]], heads_first: bool
+) -> None:
+    kv = cache(heads_first=heads_first)
     device, host = list(range(1, DEVICE + 1)), [0] * HOST
     for block, mark in enumerate(device):
         write(kv, block, mark)
