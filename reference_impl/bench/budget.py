@@ -37,6 +37,7 @@ from reference_impl.bench.record import short
 from reference_impl.bench.serve import TEMPERATURE, load_or_draw
 from reference_impl.bench.workload_lengths import Lengths, SystemPrompts, asks, fitting
 from reference_impl.engine.build import build_engine
+from reference_impl.engine.heap import frozen_heap
 from reference_impl.engine.options import EngineSettings
 from reference_impl.model.loader import LoadedModel
 
@@ -145,7 +146,8 @@ def _row(
         temperature=TEMPERATURE,
         system=SYSTEM if way.shared else None,
     )
-    seen = concurrency.crowd(engine, requests, way.allocator)
+    with frozen_heap():
+        seen = concurrency.crowd(engine, requests, way.allocator)
     row = {
         "allocator": way.allocator,
         "prefix_cache": way.prefix_cache,

@@ -42,6 +42,7 @@ from reference_impl.bench.workload_lengths import asks, fitting
 from reference_impl.engine.build import build_engine
 from reference_impl.engine.engine import Engine
 from reference_impl.engine.generate import Ask, generate
+from reference_impl.engine.heap import frozen_heap
 from reference_impl.engine.options import EngineSettings
 from reference_impl.model.loader import usable_device
 from reference_impl.model.sampling import SamplingParams
@@ -186,7 +187,8 @@ def run(settings: EngineSettings, job: Job, read_bytes_per_s: float | None, say:
     say("\n".join([f"{job.model}, {job.lengths}:", *built.profile.lines()]))
     engine = built.engine
     generate(engine, asks([(len(ask.prompt), 2) for ask in wanted], loaded.config.vocab_size, _WARM_UP_SEED))
-    turns = [_turn(engine, wanted, say) for _ in range(job.turns)]
+    with frozen_heap():
+        turns = [_turn(engine, wanted, say) for _ in range(job.turns)]
     floor = floor_of(wanted, loaded.transformer.weight_bytes, built.profile.bytes_per_token)
     figures = _figures(turns, sum(ask.params.max_tokens for ask in wanted), floor, read_bytes_per_s)
     narrow = settings.kv_cache_dtype != "auto"

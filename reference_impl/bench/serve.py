@@ -32,6 +32,7 @@ from reference_impl.bench.serve_record import LATENCIES, check_record, header, l
 from reference_impl.bench.workload_lengths import Lengths, asks, clipped
 from reference_impl.engine.build import Built, build_engine
 from reference_impl.engine.engine import Engine
+from reference_impl.engine.heap import frozen_heap
 from reference_impl.engine.options import EngineSettings
 from reference_impl.model.loader import LoadedModel, load_model
 from reference_impl.sim.arrivals import Arrival, poisson
@@ -183,9 +184,10 @@ def measure(settings: EngineSettings, load: Load, commit: str, say: Callable[[st
     warm_up(built.engine, lengths.pairs)
     say(header())
     rows = []
-    for place, rate in enumerate(load.rates):
-        rows.append(serve_rate(built.engine, _coming(loaded, lengths, rate, load.seed, place), rate, load.bounds))
-        say(line(rows[-1]))
+    with frozen_heap():
+        for place, rate in enumerate(load.rates):
+            rows.append(serve_rate(built.engine, _coming(loaded, lengths, rate, load.seed, place), rate, load.bounds))
+            say(line(rows[-1]))
     record = {
         "suite": "serve",
         "date": date.today().isoformat(),

@@ -96,6 +96,7 @@ def _generate(args: argparse.Namespace) -> int:
     from rich.console import Console
 
     from reference_impl.engine.build import build_engine
+    from reference_impl.engine.heap import frozen_heap
     from reference_impl.engine.options import settings_from
     from reference_impl.memory.events import EventLog
 
@@ -115,7 +116,7 @@ def _generate(args: argparse.Namespace) -> int:
     )
     built = build_engine(settings_from(args), log=log)
     console.print("\n".join(built.profile.lines()), highlight=False, soft_wrap=True)
-    with ExitStack() as stack:
+    with frozen_heap(), ExitStack() as stack:
         after_step = None if log is None or not args.watch else _watching(stack, log, console)
         if args.file is not None:
             code = _batch(args, built, params, console, after_step)

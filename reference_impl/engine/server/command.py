@@ -57,6 +57,7 @@ def _serve(args: argparse.Namespace) -> int:
         raise ValueError(f"--drain-s must be 0 to 86,400 seconds, got {args.drain_s}")
     with listen(args.host, args.port) as listener:
         from reference_impl.engine.build import build_engine
+        from reference_impl.engine.heap import frozen_heap
         from reference_impl.engine.options import settings_from
         from reference_impl.engine.server.http_server import serve
 
@@ -69,7 +70,8 @@ def _serve(args: argparse.Namespace) -> int:
         shown = f"[{host}]" if ":" in host else host
         print(f"serving {settings.model_name} on http://{shown}:{port}/v1 (Ctrl+C stops)", file=sys.stderr, flush=True)
         signal.signal(signal.SIGTERM, _leave)
-        serve(built.engine, settings, listener, drain_s=args.drain_s)
+        with frozen_heap():
+            serve(built.engine, settings, listener, drain_s=args.drain_s)
     return 0
 
 
