@@ -16,7 +16,7 @@ At most two pieces of a share are parts of a sequence, its first (slot 0: it beg
 sequence stands in `spans`: whoever counts a piece would have to divide 64-bit numbers for it, at the end of a launch.
 
 All of it is computed on the device, from lengths on the device: the host does not wait, and a graph can hold it.
-Cost: one small launch a step for all layers; time O(batch * shares / 32) spread over shares / 32 programs.
+Cost: one small launch a step for all layers; time O(batch) for each share, a program for each.
 Source: Osama et al., PPoPP 2023 (Stream-K: equal shares of tiles); Dao et al., Flash-Decoding, 2023 (split and merge).
 """
 
@@ -25,6 +25,7 @@ Source: Osama et al., PPoPP 2023 (Stream-K: equal shares of tiles); Dao et al., 
 # ruff: noqa: N803
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -43,8 +44,7 @@ CUT_FIELDS = 16
 The rest is room: a cut begins where 64 bytes do.
 """
 _SEQUENCES = 128
-_SHARES = 32
-"""What a program of the planner compares at once."""
+"""What a program of the planner compares at once with its share."""
 _REGISTERS = 65_536
 """Of a multiprocessor, of every NVIDIA GPU that Triton compiles for."""
 _CPU_PROGRAMS = 8
@@ -110,12 +110,11 @@ class WorkList:
         self.shares = max(1, (programs or _programs(device, self.tuning.resident)) // self.lanes)
         # ends[i] is the first grain behind sequence i - 1, and spans[i] the first and the last share that have some of
         # sequence i; what a program needs to begin stands together in its cut.
-        self.ends = torch.zeros(batch + 1, dtype=torch.int32, device=device)
-        self.spans = torch.zeros(batch, 2, dtype=torch.int32, device=device)
-        self.cuts = torch.zeros(self.shares, CUT_FIELDS, dtype=torch.int32, device=device)
+        self.cuts, self.spans, self.ends, self.arrived = _zeros(
+            device, (self.shares, CUT_FIELDS), (batch, 2), (batch + 1,), (batch, self.lanes)
+        )
         self.partial_out = torch.empty(self.shares, 2, heads, head_dim, dtype=torch.float32, device=device)
         self.partial_lse = torch.empty(self.shares, 2, heads, dtype=torch.float32, device=device)
-        self.arrived = torch.zeros(batch, self.lanes, dtype=torch.int32, device=device)
 
     def refresh(self, context_lens: Tensor, *, first_token: int = 0) -> WorkList:
         """Cut anew for `context_lens` [batch], int32 on the device, none below 0; gives itself.
@@ -131,7 +130,7 @@ class WorkList:
             raise ValueError(f"context_lens is {found}: need one int32 for each of {self.batch} sequences")
         self.first_token = first_token
         if self.batch:
-            _cut[(triton.cdiv(self.shares, _SHARES),)](
+            _cut[(self.shares,)](
                 context_lens,
                 self.ends,
                 self.spans,
@@ -145,7 +144,6 @@ class WorkList:
                 GRAIN=GRAIN_TOKENS,
                 GRAINS=self.tuning.tile_tokens // GRAIN_TOKENS,
                 SEQUENCES=_SEQUENCES,
-                SHARES=_SHARES,
             )
         return self
 
@@ -198,6 +196,14 @@ def tuning_for(head_dim: int, dtype: torch.dtype, kv_dtype: torch.dtype | None =
     return Tuning(tile_tokens=tile_tokens, num_warps=4, num_stages=3, resident=2)
 
 
+def _zeros(device: torch.device, *shapes: tuple[int, ...]) -> list[Tensor]:
+    """Tensors of int32, filled in one launch; each begins where 64 bytes do."""
+    sizes = [math.prod(shape) for shape in shapes]
+    rooms = [-(-size // 16) * 16 for size in sizes]
+    parts = torch.split(torch.zeros(sum(rooms), dtype=torch.int32, device=device), rooms)
+    return [part[:size].view(shape) for part, size, shape in zip(parts, sizes, shapes, strict=True)]
+
+
 def _programs(device: torch.device, resident: int) -> int:
     if device.type != "cuda":
         return _CPU_PROGRAMS
@@ -242,9 +248,8 @@ def _cut(
     GRAIN: tl.constexpr,
     GRAINS: tl.constexpr,
     SEQUENCES: tl.constexpr,
-    SHARES: tl.constexpr,
 ):
-    """Sums over the batch, then for each share where it begins and in which sequence: the one behind those that end.
+    """One share: sums over the batch, then where it begins and in which sequence, the one behind those that end.
 
     Every program sums the whole batch for itself, which is cheaper than to wait for another. A share has at least
     the GRAINS of a tile: with little to read, fewer pieces are merged.
@@ -256,40 +261,36 @@ def _cut(
         total += tl.sum(grains, 0)
         most = tl.maximum(most, tl.max(grains, 0))
 
-    share = tl.program_id(0) * SHARES + tl.arange(0, SHARES)
+    share = tl.program_id(0)
     shares = tl.minimum(tl.cdiv(total, GRAINS), num_shares)
     shares = tl.where(tl.cast(most, tl.int64) * batch == total, _aligned(shares, batch), shares)
     # A share behind the last has nothing: it begins and stops at the end.
     grain = (tl.minimum(share, shares).to(tl.int64) * total // shares).to(tl.int32)
     stop = (tl.minimum(share + 1, shares).to(tl.int64) * total // shares).to(tl.int32)
-    sequence = tl.zeros((SHARES,), dtype=tl.int32)
-    tiles = tl.zeros((SHARES,), dtype=tl.int32)
-    begin = tl.zeros((SHARES,), dtype=tl.int32)
-    end = tl.full((SHARES,), 2**31 - 1, dtype=tl.int32)
-    reached = 0
+    sequence, tiles, begin, end, reached = 0, 0, 0, 2**31 - 1, 0
     for start in range(0, batch, SEQUENCES):
         at = start + lane
         grains = _grains(context_lens, stride, at, batch, window, first_token, GRAIN)
         ending = reached + tl.cumsum(grains, 0)
-        behind = (ending[None, :] <= grain[:, None]) & (at < batch)[None, :]
+        behind = (ending <= grain) & (at < batch)
         # A piece begins with a tile of its own, however few grains of a sequence it has.
-        first = tl.maximum((ending - grains)[None, :], grain[:, None])
-        piece = tl.maximum(tl.minimum(ending[None, :], stop[:, None]) - first, 0)
-        tiles += tl.sum(tl.cdiv(piece, GRAINS), 1)
-        sequence += tl.sum(behind.to(tl.int32), 1)
-        begin = tl.maximum(begin, tl.max(tl.where(behind, ending[None, :], 0), 1))
-        end = tl.minimum(end, tl.min(tl.where(behind | (at >= batch)[None, :], 2**31 - 1, ending[None, :]), 1))
-        told = (at < batch) & (tl.program_id(0) == 0)
+        first = tl.maximum(ending - grains, grain)
+        piece = tl.maximum(tl.minimum(ending, stop) - first, 0)
+        tiles += tl.sum(tl.cdiv(piece, GRAINS), 0)
+        sequence += tl.sum(behind.to(tl.int32), 0)
+        begin = tl.maximum(begin, tl.max(tl.where(behind, ending, 0), 0))
+        end = tl.minimum(end, tl.min(tl.where(behind | (at >= batch), 2**31 - 1, ending), 0))
+        told = (at < batch) & (share == 0)
         tl.store(ends + 1 + at, ending, mask=told)
         tl.store(spans + 2 * at, _share_of(ending - grains, shares, total), mask=told)
         tl.store(spans + 2 * at + 1, _share_of(ending - 1, shares, total), mask=told)
         reached += tl.sum(grains, 0)
     length = tl.load(context_lens + sequence * stride, mask=sequence < batch, other=0)
-    cut, mine = cuts + share * FIELDS, share < num_shares
-    tl.store(cut, grain, mask=mine)
-    tl.store(cut + 1, stop, mask=mine)
-    tl.store(cut + 2, begin, mask=mine)
-    tl.store(cut + 3, end, mask=mine)
-    tl.store(cut + 4, sequence, mask=mine)
-    tl.store(cut + 5, length, mask=mine)
-    tl.store(cut + 6, tiles, mask=mine)
+    cut = cuts + share * FIELDS
+    tl.store(cut, grain)
+    tl.store(cut + 1, stop)
+    tl.store(cut + 2, begin)
+    tl.store(cut + 3, end)
+    tl.store(cut + 4, sequence)
+    tl.store(cut + 5, length)
+    tl.store(cut + 6, tiles)

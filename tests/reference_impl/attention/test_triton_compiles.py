@@ -132,11 +132,11 @@ def prefix(head_dim: int, dtype: torch.dtype, batch: int, **constants: object) -
 
 STORE = {"BLOCK_SIZE": 7, "HEAD_DIM": 80, "DIMS": 128, "ROWS": 32, "INTERPRETED": False}
 CASES: dict[str, tuple[object, ...]] = {
-    "cut": ("cut", "i32", {"FIELDS": 16, "GRAIN": 16, "GRAINS": 4, "SEQUENCES": 128, "SHARES": 32}),
+    "cut": ("cut", "i32", {"FIELDS": 16, "GRAIN": 16, "GRAINS": 4, "SEQUENCES": 128}),
     "cut of one": (
         "cut",
         "i32",
-        {"FIELDS": 16, "GRAIN": 16, "GRAINS": 1, "SEQUENCES": 128, "SHARES": 32}
+        {"FIELDS": 16, "GRAIN": 16, "GRAINS": 1, "SEQUENCES": 128}
         | dict.fromkeys(("stride", "batch", "num_shares", "window"), 1),
     ),
     "store": (
