@@ -16,6 +16,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from reference_impl.model.ops import Unnormed
+
 LONGEST_ROW = 16_384
 """Numbers of a row that one program holds in its registers."""
 _GATED = 1_024
@@ -44,9 +46,10 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     return out
 
 
-def gated(gate_up: Tensor) -> Tensor:
+def gated(gate_up: Tensor, unnormed: Unnormed | None = None) -> Tensor:
     """silu(gate) * up [rows, inner], a new tensor, of gate and up side by side in [rows, 2 * inner], any row stride.
 
+    unnormed: what gate and up were made of, if that was not normed before.
     Raises: ValueError, with nothing computed, on another shape. Source: Shazeer, 2020.
     """
     if gate_up.dim() != 2 or gate_up.shape[1] % 2 or gate_up.stride(1) != 1:
@@ -54,9 +57,27 @@ def gated(gate_up: Tensor) -> Tensor:
         raise ValueError(f"gate and up are {found}: need [rows, 2 * inner] with contiguous rows")
     rows, inner = gate_up.shape[0], gate_up.shape[1] // 2
     out = torch.empty(rows, inner, dtype=gate_up.dtype, device=gate_up.device)
+    late, constants = late_norm(unnormed, rows)
     if rows:
-        _gated[(rows, triton.cdiv(inner, _GATED))](gate_up, out, gate_up.stride(0), INNER=inner, BLOCK=_GATED)
+        grid = (rows, triton.cdiv(inner, _GATED))
+        _gated[grid](gate_up, out, gate_up.stride(0), *late, INNER=inner, BLOCK=_GATED, **constants)
     return out
+
+
+def late_norm(unnormed: Unnormed | None, tokens: int) -> tuple[tuple[Tensor | float | None, ...], dict[str, int]]:
+    """What a kernel that calls `norm_factor` needs for it: rows, their stride and eps, and its constants.
+
+    Raises: ValueError unless there is one row for each of `tokens`, of at most LONGEST_ROW numbers side by side.
+    """
+    if unnormed is None:
+        return (None, 0, 0.0), {"NORM_SIZE": 0, "NORM_BLOCK": 1}
+    rows = unnormed.rows
+    is_right = rows.dim() == 2 and len(rows) == tokens and 1 <= rows.shape[1] <= LONGEST_ROW
+    if not is_right or (rows.stride(1) != 1 and rows.shape[1] > 1):
+        found = f"{tuple(rows.shape)} of strides {rows.stride()}"
+        raise ValueError(f"unnormed rows are {found}: need {tokens} contiguous ones of 1 to {LONGEST_ROW} numbers")
+    size = rows.shape[1]
+    return (rows, rows.stride(0), unnormed.eps), {"NORM_SIZE": size, "NORM_BLOCK": triton.next_power_of_2(size)}
 
 
 def turns(positions: Tensor, frequencies: Tensor, amplitude: float) -> tuple[Tensor, Tensor]:
@@ -91,13 +112,36 @@ def _rms_norm(x, weight, out, eps, x_row, SIZE: tl.constexpr, BLOCK: tl.constexp
 
 
 @triton.jit
-def _gated(gate_up, out, row_stride, INNER: tl.constexpr, BLOCK: tl.constexpr):
+def norm_factor(row, eps, SIZE: tl.constexpr, BLOCK: tl.constexpr):
+    """What the norm of the SIZE numbers at `row` multiplies by."""
+    at = tl.arange(0, BLOCK)
+    numbers = tl.load(row + at, mask=at < SIZE, other=0.0).to(tl.float32)
+    return tl.rsqrt(tl.sum(numbers * numbers, 0) / SIZE + eps)
+
+
+@triton.jit
+def _gated(
+    gate_up,
+    out,
+    row_stride,
+    unnormed,
+    unnormed_row,
+    eps,
+    INNER: tl.constexpr,
+    BLOCK: tl.constexpr,
+    NORM_SIZE: tl.constexpr,
+    NORM_BLOCK: tl.constexpr,
+):
     row = tl.program_id(0).to(tl.int64)
     at = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     kept = at < INNER
     source = gate_up + row * row_stride + at
     gate = tl.load(source, mask=kept, other=0.0).to(tl.float32)
     up = tl.load(source + INNER, mask=kept, other=0.0).to(tl.float32)
+    if NORM_SIZE > 0:
+        factor = norm_factor(unnormed + row * unnormed_row, eps, NORM_SIZE, NORM_BLOCK)
+        gate *= factor
+        up *= factor
     made = gate / (1.0 + tl.exp(-gate)) * up
     tl.store(out + row * INNER + at, made.to(out.dtype.element_ty), mask=kept)
 

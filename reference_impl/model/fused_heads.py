@@ -11,6 +11,9 @@ of 8-bit floats go the numbers that another would read from qkv, over their scal
                               turn
             in place          slot   slot
 
+Rows of which qkv was made without their norm (`Unnormed`) are read here once for each program of a token, and all of
+its heads are multiplied by what that gives.
+
 Cost: every byte read and written once, in float32 arithmetic, rounded once; one launch.
 Source: Su et al., RoFormer, 2021, section 3.2.2; Kwon et al., SOSP 2023, section 5.1, for the fused store.
 """
@@ -27,7 +30,8 @@ from torch import Tensor
 
 from reference_impl.attention.casts import INTERPRETED, narrowed
 from reference_impl.attention.fp8 import FP8, check_scales
-from reference_impl.model.ops import Heads, Slots
+from reference_impl.model.fused import late_norm, norm_factor
+from reference_impl.model.ops import Heads, Slots, Unnormed
 from reference_impl.model.rope import Turn
 
 _ELEMENTS = 1_024
@@ -36,25 +40,28 @@ _REGISTERS = 128
 """Of a thread, so that there is room for all that it loads. Left to itself the compiler takes half, and loads late."""
 
 
-def turn_heads(qkv: Tensor, heads: Heads, turn: Turn, slots: Slots | None) -> None:
+def turn_heads(qkv: Tensor, heads: Heads, turn: Turn, slots: Slots | None, unnormed: Unnormed | None = None) -> None:
     """Norm and turn queries and keys of qkv [tokens, all heads * head_dim] in place; rows have any stride.
 
     turn: cos and sin [tokens, head_dim / 2] float32. slots: keys and values are written there, and those in qkv are of
     no use afterwards; slot -1 writes nowhere; caches [num_blocks, block_size, kv_heads, head_dim] of qkv's type, or of
     8-bit floats with scales, with a contiguous last dimension. Slots are in the caches and no two are the same: the
     caller's promise, as in `store_kv`.
-    None: nothing is stored, and values stay as they are.
+    None: nothing is stored, and values stay as they are, but for what `unnormed` asks.
+    unnormed: what qkv was made of, if that was not normed before.
     Raises: ValueError, with nothing written, on shapes or types that do not go together.
     """
     _check(qkv, heads, turn)
     if slots is not None:
         _check_slots(qkv, heads, slots)
     tokens = qkv.shape[0]
+    late, constants = late_norm(unnormed, tokens)
     if not tokens:
         return
     half = triton.next_power_of_2(heads.head_dim // 2)
     rows = max(1, min(triton.next_power_of_2(heads.num_heads), _ELEMENTS // (2 * half)))
-    count = heads.num_heads + heads.num_kv_heads * (1 if slots is None else 2)
+    with_values = slots is not None or unnormed is not None
+    count = heads.num_heads + heads.num_kv_heads * (2 if with_values else 1)
     query_norm, key_norm = heads.norms or (None, None)
     _turn_heads[(tokens, triton.cdiv(count, rows))](
         qkv,
@@ -65,6 +72,7 @@ def turn_heads(qkv: Tensor, heads: Heads, turn: Turn, slots: Slots | None) -> No
         0.0 if query_norm is None else query_norm.eps,
         0.0 if key_norm is None else key_norm.eps,
         qkv.stride(0),
+        *late,
         *_slot_arguments(slots),
         HEADS=heads.num_heads,
         KV_HEADS=heads.num_kv_heads,
@@ -73,8 +81,10 @@ def turn_heads(qkv: Tensor, heads: Heads, turn: Turn, slots: Slots | None) -> No
         ROWS=rows,
         NORMED=query_norm is not None,
         STORED=slots is not None,
+        VALUES=with_values,
         BLOCK_SIZE=1 if slots is None else slots.key_cache.shape[1],
         INTERPRETED=INTERPRETED,
+        **constants,
         num_warps=2,
         maxnreg=_REGISTERS,
     )
@@ -100,6 +110,9 @@ def _turn_heads(
     query_eps,
     key_eps,
     qkv_token,
+    unnormed,
+    unnormed_row,
+    eps,
     key_cache,
     value_cache,
     slot_mapping,
@@ -121,8 +134,11 @@ def _turn_heads(
     ROWS: tl.constexpr,
     NORMED: tl.constexpr,
     STORED: tl.constexpr,
+    VALUES: tl.constexpr,
     BLOCK_SIZE: tl.constexpr,
     INTERPRETED: tl.constexpr,
+    NORM_SIZE: tl.constexpr,
+    NORM_BLOCK: tl.constexpr,
 ):
     """ROWS heads of one token, be they queries, keys or values."""
     # 64 bits from here on: a layer's cache may have more than 2**31 elements, and so may a prompt's rows.
@@ -130,7 +146,7 @@ def _turn_heads(
     head = tl.program_id(1).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     plane = tl.arange(0, HALF)
     in_plane = plane < HEAD_DIM // 2
-    stop: tl.constexpr = HEADS + KV_HEADS * (1 + STORED)
+    stop: tl.constexpr = HEADS + KV_HEADS * (1 + VALUES)
     kept = (head < stop)[:, None] & in_plane[None, :]
     place = qkv + token * qkv_token + (head * HEAD_DIM)[:, None] + plane[None, :]
     low = tl.load(place, mask=kept, other=0.0).to(tl.float32)
@@ -141,6 +157,10 @@ def _turn_heads(
     at = token * (HEAD_DIM // 2) + plane[None, :] + each
     cosine = tl.load(cos + at, mask=kept, other=0.0)
     sine = tl.load(sin + at, mask=kept, other=0.0)
+    if NORM_SIZE > 0:
+        factor_of_row = norm_factor(unnormed + token * unnormed_row, eps, NORM_SIZE, NORM_BLOCK)
+        low *= factor_of_row
+        high *= factor_of_row
     normed_low, normed_high = low, high
     if NORMED:
         query = head < HEADS
@@ -152,23 +172,23 @@ def _turn_heads(
         normed_high = high * factor * weight_high
     turned_low = (normed_low * cosine - normed_high * sine).to(qkv.dtype.element_ty)
     turned_high = (normed_high * cosine + normed_low * sine).to(qkv.dtype.element_ty)
+    low_value, high_value = low.to(qkv.dtype.element_ty), high.to(qkv.dtype.element_ty)
+    value = head >= HEADS + KV_HEADS
     if STORED:
         slot = tl.load(slot_mapping + token * slot_stride).to(tl.int64)
         block, offset = slot // BLOCK_SIZE, slot % BLOCK_SIZE
         # A slot of -1 must not reach an address.
         there = kept & (slot >= 0)
         key = (head >= HEADS) & (head < HEADS + KV_HEADS)
-        value = head >= HEADS + KV_HEADS
         low_key, high_key = turned_low, turned_high
-        low_value, high_value = low.to(qkv.dtype.element_ty), high.to(qkv.dtype.element_ty)
         if k_scale is not None:
             of_key = tl.load(k_scale + (head - HEADS) * k_scale_head, mask=key, other=1.0)[:, None]
             at_value = v_scale + (head - HEADS - KV_HEADS) * v_scale_head
             of_value = tl.load(at_value, mask=value & (head < stop), other=1.0)[:, None]
             low_key = narrowed(turned_low.to(tl.float32), of_key, INTERPRETED)
             high_key = narrowed(turned_high.to(tl.float32), of_key, INTERPRETED)
-            low_value = narrowed(low, of_value, INTERPRETED)
-            high_value = narrowed(high, of_value, INTERPRETED)
+            low_value = narrowed(low_value.to(tl.float32), of_value, INTERPRETED)
+            high_value = narrowed(high_value.to(tl.float32), of_value, INTERPRETED)
         keys = key_cache + block * key_block + offset * key_token + ((head - HEADS) * key_head)[:, None]
         tl.store(keys + plane[None, :], low_key, mask=there & key[:, None])
         tl.store(keys + plane[None, :] + HEAD_DIM // 2, high_key, mask=there & key[:, None])
@@ -177,6 +197,9 @@ def _turn_heads(
         tl.store(values + plane[None, :], low_value, mask=there & value[:, None])
         tl.store(values + plane[None, :] + HEAD_DIM // 2, high_value, mask=there & value[:, None])
         kept = kept & (head < HEADS)[:, None]
+    elif VALUES:
+        turned_low = tl.where(value[:, None], low_value, turned_low)
+        turned_high = tl.where(value[:, None], high_value, turned_high)
     tl.store(place, turned_low, mask=kept)
     tl.store(place + HEAD_DIM // 2, turned_high, mask=kept)
 

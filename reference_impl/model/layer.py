@@ -6,8 +6,13 @@ how what lies between the products is computed (`ops.py`).
     hidden -> norm -> q, k, v -> (norm of heads) -> turn -> store k, v -> attend -> o -> + hidden
     hidden -> norm -> gate, up -> silu(gate) * up -> down -> + hidden
 
+A norm is a weight for each input, which can be in the matrix behind it, and a factor for each token, which can come
+behind the product. Where whoever takes the product multiplies by it at no cost, `pack` makes it so, and nothing is
+computed before the product.
+
 Source: Touvron et al., LLaMA, 2023, section 2.2; Shazeer, 2020, for the gated MLP; Ainslie et al., 2023, for grouped
-queries; Yang et al., Qwen3, 2025, section 2, for the norm of queries and keys.
+queries; Yang et al., Qwen3, 2025, section 2, for the norm of queries and keys;
+Graef et al., FlashNorm, 2024, for norms behind products.
 """
 
 from __future__ import annotations
@@ -22,7 +27,7 @@ from reference_impl.attention.fp8 import KVScales
 from reference_impl.attention.metadata import AttentionMetadata
 from reference_impl.model.config import ModelConfig
 from reference_impl.model.linear import Linear
-from reference_impl.model.ops import Heads, Ops, RMSNorm, Slots
+from reference_impl.model.ops import Heads, Ops, RMSNorm, Slots, Unnormed
 from reference_impl.model.rope import Turn
 
 
@@ -49,6 +54,8 @@ class Layer:
         self.gate_up = linear(hidden, config.mlp_bias, gate_proj=inner, up_proj=inner)
         self.down = linear(inner, config.mlp_bias, down_proj=hidden)
         self.attention_norm, self.mlp_norm = norm(hidden), norm(hidden)
+        self._late: set[RMSNorm] = set()
+        """Norms whose weight is in the matrix behind them."""
         self.heads = Heads(heads, kv_heads, size, (norm(size), norm(size)) if config.qk_norm else None)
 
     def forward(
@@ -67,18 +74,36 @@ class Layer:
         """
         ops, slots = self.ops, Slots(attention, key_cache, value_cache, metadata.slot_mapping, scales)
         # [tokens, heads, head_dim]
-        query = ops.heads(self.qkv(ops.norm(hidden, self.attention_norm)), self.heads, turn, slots)
+        rows, unnormed = self._before_product(hidden, self.attention_norm)
+        query = ops.heads(self.qkv(rows), self.heads, turn, slots, unnormed)
         narrow = {} if scales is None else {"scales": scales}
         seen = attention.attend(query, key_cache, value_cache, metadata, self.scale, window=self.window, **narrow)
         self.output.add_to(hidden, seen.flatten(1))  # [tokens, heads * head_dim]
         # [tokens, intermediate_size], made of twice as much
-        inner = ops.gated(self.gate_up(ops.norm(hidden, self.mlp_norm)))
+        rows, unnormed = self._before_product(hidden, self.mlp_norm)
+        inner = ops.gated(self.gate_up(rows), unnormed)
         self.down.add_to(hidden, inner)
 
+    def _before_product(self, hidden: Tensor, norm: RMSNorm) -> tuple[Tensor, Unnormed | None]:
+        """What goes into the product behind `norm`, and what is left to do behind the product."""
+        if norm in self._late:
+            return hidden, Unnormed(hidden, norm.eps)
+        return self.ops.norm(hidden, norm), None
+
     def pack(self) -> None:
-        """See `Linear.pack`."""
+        """After the last weight was filled: norms go behind their products where that is faster, and `Linear.pack`."""
+        self._fold(self.attention_norm, self.qkv, self.ops.longest_before_heads)
+        self._fold(self.mlp_norm, self.gate_up, self.ops.longest_before_gated)
         for linear in (self.qkv, self.output, self.gate_up, self.down):
             linear.pack()
+
+    def _fold(self, norm: RMSNorm, linear: Linear, longest: int) -> None:
+        weight = norm.weight
+        # A bias is added to what was normed. Sums over numbers that were not may be too large for float16.
+        fits = weight.shape[0] <= longest and linear.bias is None and weight.dtype != torch.float16
+        if fits and norm not in self._late:
+            linear.fold(weight)
+            self._late.add(norm)
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
         """Published name within the layer -> the memory to fill."""

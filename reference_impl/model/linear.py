@@ -22,7 +22,7 @@ class Linear:
     """y = x W^T + b for several published matrices at once.
 
     rows: published name -> rows of that matrix, in the order of the output. The weights are whatever the memory held
-    until they are filled; `pack` ends the filling.
+    until they are filled; `fold` and `pack` end the filling.
     """
 
     def __init__(
@@ -41,6 +41,7 @@ class Linear:
         self.weight = torch.empty(outputs, inputs, dtype=dtype, device=device) if weight is None else weight
         self.bias = torch.empty(outputs, dtype=dtype, device=device) if bias else None
         self._packed: PackedMatrix | None = None
+        self._is_folded = False
 
     def __call__(self, x: Tensor, out: Tensor | None = None) -> Tensor:
         """[tokens, inputs] -> [tokens, rows of all]; in `out`, of that shape and the weights' type, if it is there."""
@@ -62,17 +63,22 @@ class Linear:
             residual.add_(self.bias)
         residual.addmm_(x, self.weight.t())
 
+    def fold(self, factors: Tensor) -> None:
+        """Multiply each input by its own of `factors` [inputs] from now on: W diag(factors), rounded once."""
+        self.weight.mul_(factors)
+        self._is_folded = True
+
     def pack(self) -> bool:
-        """Lay the matrix out for this CPU and let go of the plain one, which ends filling. False: it stays plain."""
-        if not can_be_packed(self.weight):
+        """Lay the matrix out for this CPU and let go of the plain one, which ends filling. False: it stays as it is."""
+        if self._packed is not None or not can_be_packed(self.weight):
             return False
         self._packed = PackedMatrix(self.weight)
         self.weight = torch.empty(0)
         return True
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
-        """Published name -> a view of its part, to be filled. Raises: RuntimeError once it is packed."""
-        if self._packed is not None:
+        """Published name -> a view of its part, to be filled. Raises: RuntimeError once it is folded or packed."""
+        if self._packed is not None or self._is_folded:
             raise RuntimeError(f"{', '.join(self.rows)}: packed, there is nothing to fill any more")
         sizes = list(self.rows.values())
         for name, view in zip(self.rows, torch.split(self.weight, sizes), strict=True):

@@ -68,8 +68,31 @@ class Slots:
         self.attention.store_kv(key, value, self.key_cache, self.value_cache, self.slot_mapping, **scales)
 
 
+@dataclass(frozen=True)
+class Unnormed:
+    """The rows [tokens, size] of which a product was made without their norm, whose weight is in the product's matrix.
+
+    The product is what it should be once each of its rows is multiplied by `factor`: a norm's other half is one number
+    a token, and a product is linear. Source: Graef et al., FlashNorm, 2024.
+    """
+
+    rows: Tensor
+    eps: float
+
+    def factor(self) -> Tensor:
+        """1 / sqrt(mean(x^2) + eps) of each row, [tokens, 1] float32."""
+        return torch.rsqrt(self.rows.float().square().mean(-1, keepdim=True) + self.eps)
+
+
 class Ops(Protocol):
-    """The operations. None waits for the device."""
+    """The operations. None waits for the device.
+
+    longest_before_heads, longest_before_gated: up to so many numbers a row, it is faster to leave a norm to `heads` or
+    `gated`, behind the product, than to call `norm` before it; 0: never.
+    """
+
+    longest_before_heads: int
+    longest_before_gated: int
 
     def turn(self, rotary: Rotary, positions: Tensor) -> Turn:
         """What `heads` of the same object needs to turn tokens at `positions` [tokens], int32 or int64."""
@@ -77,14 +100,17 @@ class Ops(Protocol):
     def norm(self, x: Tensor, norm: RMSNorm) -> Tensor:
         """x / sqrt(mean(x^2) + eps) * weight over the last of [tokens, size]; a new tensor."""
 
-    def heads(self, qkv: Tensor, heads: Heads, turn: Turn, slots: Slots) -> Tensor:
+    def heads(self, qkv: Tensor, heads: Heads, turn: Turn, slots: Slots, unnormed: Unnormed | None = None) -> Tensor:
         """The queries [tokens, num_heads, head_dim], normed and turned; keys and values are stored on the way.
 
-        qkv: [tokens, (num_heads + 2 * num_kv_heads) * head_dim], which may be overwritten and hold the answer.
+        qkv: [tokens, (num_heads + 2 * num_kv_heads) * head_dim], which may be overwritten and hold the answer; made of
+        `unnormed` rows if these are given.
         """
 
-    def gated(self, gate_up: Tensor) -> Tensor:
-        """silu(gate) * up, [tokens, inner], of gate and up side by side in [tokens, 2 * inner]."""
+    def gated(self, gate_up: Tensor, unnormed: Unnormed | None = None) -> Tensor:
+        """silu(gate) * up, [tokens, inner], of gate and up side by side in [tokens, 2 * inner], made of `unnormed` rows
+        if these are given.
+        """
 
 
 def ops_for(device: torch.device) -> Ops:

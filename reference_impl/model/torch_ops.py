@@ -9,12 +9,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from reference_impl.model.ops import Heads, RMSNorm, Slots
+from reference_impl.model.ops import Heads, RMSNorm, Slots, Unnormed
 from reference_impl.model.rope import Rotary, Turn, rotate
 
 
 class TorchOps:
     """The `Ops` of `ops.py`. A `Turn` of it is that of `Rotary.at`."""
+
+    # It can, and gains nothing: a pass over memory is a pass over memory.
+    longest_before_heads = longest_before_gated = 0
 
     def turn(self, rotary: Rotary, positions: Tensor) -> Turn:
         """As in the contract."""
@@ -29,8 +32,10 @@ class TorchOps:
         length: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
         return (x * length.square_().div_(x.shape[-1]).add_(norm.eps).rsqrt_()).mul_(norm.weight)
 
-    def heads(self, qkv: Tensor, heads: Heads, turn: Turn, slots: Slots) -> Tensor:
+    def heads(self, qkv: Tensor, heads: Heads, turn: Turn, slots: Slots, unnormed: Unnormed | None = None) -> Tensor:
         """As in the contract."""
+        if unnormed is not None:
+            qkv = (qkv * unnormed.factor()).to(qkv.dtype)
         num_heads, num_turned = heads.num_heads, heads.num_heads + heads.num_kv_heads
         split = qkv.view(-1, num_turned + heads.num_kv_heads, heads.head_dim)
         query_key, value = split[:, :num_turned], split[:, num_turned:]
@@ -42,7 +47,9 @@ class TorchOps:
         slots.store(turned[:, num_heads:], value)
         return turned[:, :num_heads]
 
-    def gated(self, gate_up: Tensor) -> Tensor:
+    def gated(self, gate_up: Tensor, unnormed: Unnormed | None = None) -> Tensor:
         """As in the contract."""
+        if unnormed is not None:
+            gate_up = (gate_up * unnormed.factor()).to(gate_up.dtype)
         gate, up = gate_up.chunk(2, dim=1)
         return functional.silu(gate).mul_(up)

@@ -65,7 +65,7 @@ class Transformer:
         self.weight_bytes = self.num_parameters * dtype.itemsize
 
     def pack(self) -> None:
-        """After the last weight was filled: see `Linear.pack`. Costs a second copy of a tied head's matrix."""
+        """After the last weight was filled: see `Layer.pack`. Costs a second copy of a tied head's matrix."""
         for layer in self.layers:
             layer.pack()
         if self.head.pack() and self.config.tied_embeddings:

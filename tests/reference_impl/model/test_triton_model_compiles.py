@@ -24,6 +24,7 @@ KERNELS = {
     "heads in 8 bits": fused_heads._turn_heads, "weigh": draw._weigh, "choose": draw._choose,
 }
 DATA = ("x", "weight", "out", "gate_up", "qkv", "query_weight", "key_weight", "key_cache", "value_cache", "logits")
+DATA += ("unnormed",)
 FLOATS = ("cos", "sin", "frequencies", "temperatures", "largest", "found", "k_scale", "v_scale")
 TYPES = dict.fromkeys(FLOATS, "*fp32") | dict.fromkeys(("eps", "query_eps", "key_eps", "amplitude"), "fp32")
 TYPES |= {"positions": "*i32", "slot_mapping": "*i64", "numbers": "*fp64"}
@@ -50,27 +51,59 @@ for name, dtype, warps, constants in json.loads(sys.argv[1]):
 """
 
 NO_SLOTS = dict.fromkeys(("key_cache", "value_cache", "slot_mapping"))
+NORMED_BEFORE = {"unnormed": None, "NORM_SIZE": 0, "NORM_BLOCK": 1}
+NORMED_BEHIND = {"NORM_SIZE": 1_024, "NORM_BLOCK": 1_024}
 PLAIN = {"k_scale": None, "v_scale": None, "INTERPRETED": False}
 NO_NORMS = dict.fromkeys(("query_weight", "key_weight"))
-QWEN = {"HEADS": 16, "KV_HEADS": 8, "HEAD_DIM": 128, "HALF": 64, "ROWS": 8, "NORMED": True, "STORED": True}
-ODD = {"HEADS": 9, "KV_HEADS": 3, "HEAD_DIM": 20, "HALF": 16, "ROWS": 16, "NORMED": False, "STORED": False}
+QWEN = {
+    "HEADS": 16,
+    "KV_HEADS": 8,
+    "HEAD_DIM": 128,
+    "HALF": 64,
+    "ROWS": 8,
+    "NORMED": True,
+    "STORED": True,
+    "VALUES": True,
+}
+ODD = {
+    "HEADS": 9,
+    "KV_HEADS": 3,
+    "HEAD_DIM": 20,
+    "HALF": 16,
+    "ROWS": 16,
+    "NORMED": False,
+    "STORED": False,
+    "VALUES": False,
+}
 
 CASES: dict[str, tuple[str, str, int, dict[str, object]]] = {
     "norm": ("norm", "bf16", 4, {"SIZE": 1024, "BLOCK": 1024}),
     "norm of the longest row": ("norm", "fp32", 16, {"SIZE": 16_384, "BLOCK": 16_384}),
     "norm of an odd row": ("norm", "fp16", 1, {"SIZE": 77, "BLOCK": 128}),
-    "gated": ("gated", "bf16", 4, {"INNER": 3072, "BLOCK": 1024}),
+    "gated": ("gated", "bf16", 4, {"INNER": 3072, "BLOCK": 1024} | NORMED_BEFORE),
+    "gated and normed": ("gated", "bf16", 4, {"INNER": 3072, "BLOCK": 1024} | NORMED_BEHIND),
     "turns": ("turns", "fp32", 4, {"PLANES": 64, "COLUMNS": 64, "ROWS": 8}),
     "turns of one": ("turns", "fp32", 4, {"PLANES": 10, "COLUMNS": 16, "ROWS": 32}),
-    "heads, normed and stored": ("heads", "bf16", 2, QWEN | PLAIN | {"BLOCK_SIZE": 16, "slot_stride": 1}),
-    "heads, stored in 8 bits": ("heads in 8 bits", "bf16", 2, QWEN | {"BLOCK_SIZE": 16, "INTERPRETED": False}),
+    "heads, normed and stored": (
+        "heads",
+        "bf16",
+        2,
+        QWEN | PLAIN | NORMED_BEFORE | {"BLOCK_SIZE": 16, "slot_stride": 1},
+    ),
+    "heads, normed twice": ("heads", "bf16", 2, QWEN | PLAIN | NORMED_BEHIND | {"BLOCK_SIZE": 16, "slot_stride": 1}),
+    "heads, stored in 8 bits": (
+        "heads in 8 bits",
+        "bf16",
+        2,
+        QWEN | NORMED_BEFORE | {"BLOCK_SIZE": 16, "INTERPRETED": False},
+    ),
     "heads, stored in blocks of one": (
         "heads",
         "fp16",
         2,
-        QWEN | PLAIN | {"NORMED": False, "BLOCK_SIZE": 1} | NO_NORMS,
+        QWEN | PLAIN | NORMED_BEFORE | {"NORMED": False, "BLOCK_SIZE": 1} | NO_NORMS,
     ),
-    "heads in place": ("heads", "fp32", 2, ODD | PLAIN | {"BLOCK_SIZE": 1} | NO_NORMS | NO_SLOTS),
+    "heads in place": ("heads", "fp32", 2, ODD | PLAIN | NORMED_BEFORE | {"BLOCK_SIZE": 1} | NO_NORMS | NO_SLOTS),
     "weigh": ("weigh", "bf16", 4, {"BLOCK": 4096}),
     "weigh one block": ("weigh", "fp32", 4, {"BLOCK": 1024, "blocks": 1}),
     "choose": ("choose", "bf16", 8, {"BLOCK": 4096, "BLOCKS": 64}),
@@ -79,8 +112,11 @@ CASES: dict[str, tuple[str, str, int, dict[str, object]]] = {
 WIDE_LOADS = {
     "norm": 2,
     "gated": 2,
-    "heads, normed and stored": 2,
-    "heads, stored in 8 bits": 2,
+    "gated and normed": 3,
+    # Of queries or values both halves; weights, cosines and sines as they lie in them.
+    "heads, normed and stored": 10,
+    "heads, normed twice": 12,
+    "heads, stored in 8 bits": 10,
     "weigh": 4,
     "choose": 2,
 }

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from reference_impl.model.fused import LONGEST_ROW, gated, rms_norm, turns
 from reference_impl.model.fused_heads import turn_heads
 from reference_impl.model.fused_ops import FusedOps
-from reference_impl.model.ops import Heads, RMSNorm, Slots, ops_for
+from reference_impl.model.ops import Heads, RMSNorm, Slots, Unnormed, ops_for
 from reference_impl.model.rope import Llama3Scaling, Rope, Rotary, Turn, YarnScaling
 from reference_impl.model.torch_ops import TorchOps
 
@@ -82,12 +82,35 @@ def test_the_longest_row_is_normed_and_a_longer_one_is_refused(device) -> None:
         rms_norm(torch.ones(1, LONGEST_ROW + 1, device=device), torch.ones(LONGEST_ROW + 1, device=device), 1e-6)
 
 
-@given(rows=st.integers(0, 4), inner=st.integers(1, 2_100), dtype=st.sampled_from(DTYPES), strided=st.booleans())
+def some_unnormed(rows: int, size: int, dtype: torch.dtype, device: torch.device, strided: bool) -> Unnormed | None:
+    """Rows of `size` numbers that a product was made of, or none for 0; their norm makes nothing much larger."""
+    return Unnormed(2 * drawn(rows, size, seed=5, dtype=dtype, device=device, strided=strided), 0.2) if size else None
+
+
+def factor(unnormed: Unnormed | None) -> torch.Tensor | float:
+    """What the norm that was left out multiplies each row by, [rows, 1] float64."""
+    if unnormed is None:
+        return 1.0
+    return (unnormed.rows.double().square().mean(1, keepdim=True) + unnormed.eps).rsqrt()
+
+
+sizes = st.sampled_from([0, 1, 60, 700, 1_024])
+"""Of rows that are normed behind a product; 0: they were normed before."""
+
+
+@given(
+    rows=st.integers(0, 4),
+    inner=st.integers(1, 2_100),
+    size=sizes,
+    dtype=st.sampled_from(DTYPES),
+    strided=st.booleans(),
+)
 @some
-def test_a_gate_is_that_of_the_definition(device, rows, inner, dtype, strided) -> None:
+def test_a_gate_is_that_of_the_definition(device, rows, inner, size, dtype, strided) -> None:
     gate_up = drawn(rows, 2 * inner, seed=inner, dtype=dtype, device=device, strided=strided)
-    gate, up = gate_up.double().chunk(2, dim=1)
-    assert close(gated(gate_up), gate * gate.sigmoid() * up)
+    unnormed = some_unnormed(rows, size, dtype, device, strided)
+    gate, up = (gate_up.double() * factor(unnormed)).chunk(2, dim=1)
+    assert close(gated(gate_up, unnormed), gate * gate.sigmoid() * up)
 
 
 @pytest.mark.filterwarnings("ignore:overflow encountered in exp")
@@ -142,9 +165,12 @@ class Recorder:
         raise NotImplementedError
 
 
-def cache_of(blocks: int, block_size: int, kv_heads: int, head_dim: int, dtype, device) -> tuple:
-    """Keys and values as the engine lays them, heads outermost; random, as what others stored."""
+def cache_of(blocks: int, block_size: int, kv_heads: int, head_dim: int, dtype, device, heads_first: bool) -> tuple:
+    """Keys and values in both ways in which the engine lays them; random, as what others stored."""
     both = drawn(2 * kv_heads, blocks * block_size * head_dim, seed=9, dtype=dtype, device=device)
+    if not heads_first:
+        keys, values = both.view(2, blocks, block_size, kv_heads, head_dim)
+        return keys, values
     keys, values = both.view(2, kv_heads, blocks, block_size, head_dim).permute(0, 2, 3, 1, 4)
     return keys, values
 
@@ -155,6 +181,8 @@ def cache_of(blocks: int, block_size: int, kv_heads: int, head_dim: int, dtype, 
     half=st.sampled_from([1, 3, 8, 10, 32, 64, 128]),
     qk_norm=st.booleans(),
     by_copy=st.booleans(),
+    heads_first=st.booleans(),
+    size=sizes,
     block_size=st.sampled_from([1, 3, 16]),
     index=st.sampled_from([torch.int32, torch.int64]),
     dtype=st.sampled_from(DTYPES),
@@ -163,7 +191,7 @@ def cache_of(blocks: int, block_size: int, kv_heads: int, head_dim: int, dtype, 
 )
 @settings(some, max_examples=50)
 def test_heads_are_normed_turned_and_stored_as_by_definition(
-    device, tokens, heads, half, qk_norm, by_copy, block_size, index, dtype, strided, seed
+    device, tokens, heads, half, qk_norm, by_copy, heads_first, size, block_size, index, dtype, strided, seed
 ) -> None:
     (num_heads, kv_heads), head_dim = heads, 2 * half
     norms = (a_norm(head_dim, 1e-6, 3, dtype, device), a_norm(head_dim, 0.2, 4, dtype, device)) if qk_norm else None
@@ -176,10 +204,11 @@ def test_heads_are_normed_turned_and_stored_as_by_definition(
     slots = torch.randperm(blocks * block_size, generator=generator)[:tokens].to(index)
     slots[1::3] = -1
     # A block before and one behind belong to nobody: there a slot of -1 or a wrong stride shows.
-    ours = cache_of(blocks + 2, block_size, kv_heads, head_dim, dtype, device)
+    ours = cache_of(blocks + 2, block_size, kv_heads, head_dim, dtype, device, heads_first)
     theirs = tuple(cache.double() for cache in ours)
 
-    whole = qkv.double().view(tokens, num_heads + 2 * kv_heads, head_dim)
+    unnormed = some_unnormed(tokens, size, dtype, device, strided)
+    whole = (qkv.double() * factor(unnormed)).view(tokens, num_heads + 2 * kv_heads, head_dim)
     query, key, value = whole.split([num_heads, kv_heads, kv_heads], dim=1)
     if norms is not None:
         query, key = normed(query, norms[0]), normed(key, norms[1])
@@ -195,7 +224,7 @@ def test_heads_are_normed_turned_and_stored_as_by_definition(
 
     attention, ops = Recorder(by_copy), FusedOps()
     caches = [cache[1:-1] for cache in ours]
-    found = ops.heads(qkv, shape, ops.turn(rotary, positions), Slots(attention, *caches, slots.to(device)))
+    found = ops.heads(qkv, shape, ops.turn(rotary, positions), Slots(attention, *caches, slots.to(device)), unnormed)
     assert attention.asked == (not by_copy)
     assert found.shape == expected.shape
     assert close(found, expected)
@@ -206,6 +235,20 @@ def test_heads_are_normed_turned_and_stored_as_by_definition(
         # What nobody wrote is what it was, bit for bit.
         flat = [cache.reshape(-1, kv_heads, head_dim).cpu()[untouched] for cache in (mine, other)]
         assert torch.equal(flat[0].double(), flat[1])
+
+
+def test_torch_leaves_a_norm_behind_a_product_as_the_kernels_do(device) -> None:
+    heads, rotary = Heads(4, 2, 16), Rotary(Rope(), 16, dtype=torch.float32, device=device)
+    unnormed = some_unnormed(3, 40, torch.float32, device, False)
+    slots = torch.arange(3, device=device)
+    found = []
+    for ops in (FusedOps(), TorchOps()):
+        caches = [torch.zeros(1, 4, 2, 16, device=device) for _ in range(2)]
+        qkv = drawn(3, 8 * 16, seed=1, dtype=torch.float32, device=device)
+        query = ops.heads(qkv, heads, ops.turn(rotary, slots), Slots(Recorder(True), *caches, slots), unnormed)
+        inner = ops.gated(drawn(3, 50, seed=2, dtype=torch.float32, device=device), unnormed)
+        found.append(torch.cat([part.flatten() for part in (query, *caches, inner)]))
+    torch.testing.assert_close(*found, rtol=0, atol=2e-6)
 
 
 def test_bug_30_offsets_in_32_bits_wrap_when_heads_lie_gigabytes_apart(device) -> None:
@@ -271,6 +314,11 @@ def test_a_refused_call_says_why_and_writes_nothing(device, changes, said) -> No
         (lambda one: rms_norm(one, one[0, :4], 1e-6), r"norm of \(2, 8\).*weight of shape \(4,\)"),
         (lambda one: rms_norm(one.t(), one[:, 0], 1e-6), "contiguous rows"),
         (lambda one: gated(one[:, :5]), r"gate and up are \(2, 5\)"),
+        (lambda one: gated(one, Unnormed(one[:1], 1e-6)), r"unnormed rows are \(1, 8\).*need 2 contiguous ones"),
+        (
+            lambda one: gated(one, Unnormed(one[:, :6].view(2, 2, 3)[:, :, 0], 1e-6)),
+            r"unnormed rows are .*strides \(8, 3\)",
+        ),
         (lambda one: turns(one[0], one[0], 1.0), r"positions are \(8,\) of torch.float32"),
     ],
 )

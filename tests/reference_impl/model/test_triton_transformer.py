@@ -13,7 +13,7 @@ import torch
 
 from reference_impl.attention.metadata import BatchRow, build_metadata
 from reference_impl.model.fused_ops import FusedOps
-from reference_impl.model.ops import Ops
+from reference_impl.model.ops import Ops, RMSNorm
 from reference_impl.model.rope import Llama3Scaling, Rope, YarnScaling
 from reference_impl.model.tiny import RandomCheckpoint, tiny_config
 from reference_impl.model.torch_ops import TorchOps
@@ -88,20 +88,79 @@ def test_fused_operations_give_the_logits_and_the_caches_of_torch(device: torch.
         assert (two_steps(ours, attention) - expected).abs().max() < 1e-5 * expected.abs().max()
 
 
+class Counting(FusedOps):
+    """Fused operations that know how often a norm was a call of its own."""
+
+    def __init__(self) -> None:
+        self.norms = 0
+
+    def norm(self, x: torch.Tensor, norm: RMSNorm) -> torch.Tensor:
+        self.norms += 1
+        return super().norm(x, norm)
+
+
+def norms_a_forward(made: Transformer) -> float:
+    assert isinstance(made.ops, Counting)
+    made.ops.norms = 0
+    two_steps(made, CopyingAttention())
+    return made.ops.norms / 2
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_norms_behind_their_products_give_the_logits_of_norms_before_them(device: torch.device, family: str) -> None:
+    made = model(Counting(), device, **FAMILIES[family])
+    layers, config = made.config.num_layers, made.config
+    assert norms_a_forward(made) == 2 * layers + 1
+    expected = two_steps(made, PlainAttention())
+    made.pack()
+    assert norms_a_forward(made) == layers * (config.attention_bias + config.mlp_bias) + 1, "a bias is not normed"
+    for attention in (PlainAttention(), CopyingAttention()):
+        assert (two_steps(made, attention) - expected).abs().max() < 1e-5 * expected.abs().max()
+    again = two_steps(made, PlainAttention())
+    made.pack()
+    assert torch.equal(two_steps(made, PlainAttention()), again)
+    if not config.attention_bias:
+        with pytest.raises(RuntimeError, match="there is nothing to fill any more"):
+            dict(made.weights())
+
+
+@pytest.mark.parametrize(
+    ("dtype", "longest", "norms"),
+    [
+        (torch.float16, 10_000, 5),  # products of numbers that were not normed may be too large for it
+        (torch.bfloat16, 10_000, 1),
+        (torch.bfloat16, 64, 1),
+        (torch.bfloat16, 63, 5),
+    ],
+)
+def test_a_norm_stays_before_its_product_where_the_rows_are_too_long_or_the_type_is_too_small(
+    device: torch.device, dtype: torch.dtype, longest: int, norms: int
+) -> None:
+    made = model(Counting(), device, dtype)
+    assert (made.config.hidden_size, made.config.num_layers) == (64, 2)
+    made.ops.longest_before_heads = made.ops.longest_before_gated = longest
+    made.pack()
+    assert norms_a_forward(made) == norms
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_16_bits_are_nearer_to_float32_than_torchs_operations_or_as_near(device, dtype: torch.dtype) -> None:
     if dtype == torch.bfloat16 and device.type == "cpu":
         pytest.skip("Triton's interpreter cuts bfloat16 off where a GPU rounds it")
     changes = FAMILIES["qwen3"]
 
-    def error(ops: Ops) -> float:
+    def error(ops: Ops, packed: bool = False) -> float:
         found, exact = model(ops, device, dtype, **changes), model(TorchOps(), device, **changes)
         for (_, weight), (_, rounded) in zip(exact.weights(), found.weights(), strict=True):
             weight.copy_(rounded)
+        if packed:
+            found.pack()
         apart = two_steps(found, PlainAttention()).double() - two_steps(exact, PlainAttention()).double()
         return float(apart.square().mean().sqrt())
 
-    assert error(FusedOps()) < 1.2 * error(TorchOps())
+    bound = 1.2 * error(TorchOps())
+    assert error(FusedOps()) < bound
+    assert error(FusedOps(), packed=True) < bound
 
 
 @pytest.mark.parametrize("ops", [TorchOps(), FusedOps()])
