@@ -6,7 +6,7 @@ blocks fit (`memory_profile.py`), the loop (`engine.py`, `pipelined.py`) with wh
 what is in a step (`flight.py`), its answers (`answer.py`, `outputs.py`) and their text (`detokenizer.py`,
 `stop_strings.py`), its life beside an event loop (`async_engine.py`, `engine_thread.py`, `stream.py`), and how one is
 put together (`options.py`, `build.py`, `contract_check.py`). Around it: a batch or a chat at the terminal
-(`generate.py`, `asks.py`, `generate_command.py`), the OpenAI API (`server/`), a view of memory (`watch/`). Knows
-nothing of which block is whose (`memory`), of who runs when (`sched`) or of arithmetic (`model`, `attention`). Start
-with `engine.py`.
+(`generate.py`, `asks.py`, `generate_command.py`), the OpenAI API (`server/`), a view of memory (`watch/`), a process
+whose garbage collector leaves all of it alone (`heap.py`). Knows nothing of which block is whose (`memory`), of who
+runs when (`sched`) or of arithmetic (`model`, `attention`). Start with `engine.py`.
 """

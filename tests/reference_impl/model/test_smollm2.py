@@ -179,20 +179,28 @@ def test_logits_of_smollm2_are_those_of_transformers_with_the_same_weights(real:
     import torch
 
     from reference_impl.bench.beside_transformers import as_transformers
+    from reference_impl.model.torch_ops import TorchOps
     from reference_impl.model.transformer import Transformer
     from reference_impl.model.weights import fill
     from tests.reference_impl.model.paged_batches import in_chunks, random_prompts
     from tests.reference_impl.model.published import published_logits, worst
 
+    class NormsBehind(TorchOps):
+        """As on a GPU, where norms come behind products."""
+
+        longest_before_heads = longest_before_gated = 2_048
+
     config = real.config
-    model = Transformer(config)
+    model, normed_behind = Transformer(config), Transformer(config, ops=NormsBehind())
     fill(model, real)
+    fill(normed_behind, real)
     theirs = as_transformers("smollm2")
     prompts = random_prompts((1, 40, 13), config.vocab_size)
     expected = published_logits(theirs, prompts)
     plain = in_chunks(model, prompts, 16)
     model.pack()
-    for found in (plain, in_chunks(model, prompts, 16)):
+    normed_behind.pack()
+    for found in (plain, in_chunks(model, prompts, 16), in_chunks(normed_behind, prompts, 16)):
         # 30 layers of float32: transformers itself is 1.2e-5 (root mean square) and 8e-5 (of 4 million) from float64.
         difference = torch.cat(found) - torch.cat(expected)
         assert float(difference.square().mean().sqrt()) < 4e-5
