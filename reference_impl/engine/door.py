@@ -33,10 +33,9 @@ def checked_prompt(
     """The ids, ours to keep. Raises: RequestRefused, naming the value."""
     if not len(prompt):
         raise RequestRefused("invalid", "the prompt is empty: give at least one token")
-    # The built-in functions look at a prompt in a tenth of the time of a loop, and all clients wait meanwhile.
-    if not 0 <= min(prompt) <= max(prompt) < vocab_size:
-        wrong = next(token for token in prompt if not 0 <= token < vocab_size)
-        raise RequestRefused("invalid", f"prompt holds token {wrong}; this model has 0 to {vocab_size - 1}")
+    for token in prompt:
+        if not 0 <= token < vocab_size:
+            raise RequestRefused("invalid", f"prompt holds token {token}; this model has 0 to {vocab_size - 1}")
     if len(prompt) + params.max_tokens > max_context_tokens:
         room = max_context_tokens - len(prompt)
         advice = f"ask for at most {room}" if room > 0 else "shorten the prompt"
