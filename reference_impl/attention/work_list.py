@@ -62,7 +62,7 @@ class Tuning:
 
     @property
     def registers(self) -> int:
-        """Of a thread: all that `resident` programs leave to each. Given fewer the compiler waits earlier."""
+        """Of a thread: all that `resident` programs leave to each. By itself the compiler takes fewer, at a price."""
         return min(255, _REGISTERS // (32 * self.num_warps * self.resident))
 
 

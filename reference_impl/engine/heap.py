@@ -5,7 +5,7 @@ Owns: the one context manager. Knows nothing of engines. For whoever owns the pr
 The collector looks at every container from time to time. Torch, Triton and a model with its graphs are some 200,000 of
 them, so that a look takes 80 ms, during which no step is planned and every client waits (`NOTES.md`). None of these is
 ever garbage. Frozen, they are not looked at. What requests make still is, but hardly any of it lies in cycles, and
-thousands of answers are another 12 ms: so what is new is looked at in small pieces, and what stays after that seldom.
+the 130,000 tokens of a batch are another 12 ms: so what is new is looked at in small pieces, and what stays seldom.
 Source: `gc.freeze` of Python's library, which is made for this.
 """
 
@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 _THRESHOLDS = (5_000, 1_000, 10)
-"""New containers until they are looked at, half a millisecond's; how often that is until those that stayed are, too;
+"""New containers until they are looked at, which takes some 0.3 ms; how often that is until those that stayed are, too;
 and how often that is until everything is that is not frozen.
 """
 _DEPTH = 0
