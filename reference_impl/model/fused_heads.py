@@ -60,8 +60,7 @@ def turn_heads(qkv: Tensor, heads: Heads, turn: Turn, slots: Slots | None, unnor
         return
     half = triton.next_power_of_2(heads.head_dim // 2)
     rows = max(1, min(triton.next_power_of_2(heads.num_heads), _ELEMENTS // (2 * half)))
-    with_values = slots is not None or unnormed is not None
-    count = heads.num_heads + heads.num_kv_heads * (2 if with_values else 1)
+    count = heads.num_heads + heads.num_kv_heads * (1 if slots is None and unnormed is None else 2)
     query_norm, key_norm = heads.norms or (None, None)
     _turn_heads[(tokens, triton.cdiv(count, rows))](
         qkv,
@@ -81,7 +80,6 @@ def turn_heads(qkv: Tensor, heads: Heads, turn: Turn, slots: Slots | None, unnor
         ROWS=rows,
         NORMED=query_norm is not None,
         STORED=slots is not None,
-        VALUES=with_values,
         BLOCK_SIZE=1 if slots is None else slots.key_cache.shape[1],
         INTERPRETED=INTERPRETED,
         **constants,
@@ -134,7 +132,6 @@ def _turn_heads(
     ROWS: tl.constexpr,
     NORMED: tl.constexpr,
     STORED: tl.constexpr,
-    VALUES: tl.constexpr,
     BLOCK_SIZE: tl.constexpr,
     INTERPRETED: tl.constexpr,
     NORM_SIZE: tl.constexpr,
@@ -146,7 +143,8 @@ def _turn_heads(
     head = tl.program_id(1).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     plane = tl.arange(0, HALF)
     in_plane = plane < HEAD_DIM // 2
-    stop: tl.constexpr = HEADS + KV_HEADS * (1 + VALUES)
+    # Values are somebody else's affair if they are only to stay where they are, as they are.
+    stop: tl.constexpr = HEADS + KV_HEADS * (1 + (STORED | (NORM_SIZE > 0)))
     kept = (head < stop)[:, None] & in_plane[None, :]
     place = qkv + token * qkv_token + (head * HEAD_DIM)[:, None] + plane[None, :]
     low = tl.load(place, mask=kept, other=0.0).to(tl.float32)
@@ -197,7 +195,7 @@ def _turn_heads(
         tl.store(values + plane[None, :], low_value, mask=there & value[:, None])
         tl.store(values + plane[None, :] + HEAD_DIM // 2, high_value, mask=there & value[:, None])
         kept = kept & (head < HEADS)[:, None]
-    elif VALUES:
+    elif NORM_SIZE > 0:
         turned_low = tl.where(value[:, None], low_value, turned_low)
         turned_high = tl.where(value[:, None], high_value, turned_high)
     tl.store(place, turned_low, mask=kept)

@@ -7,8 +7,8 @@ how what lies between the products is computed (`ops.py`).
     hidden -> norm -> gate, up -> silu(gate) * up -> down -> + hidden
 
 A norm is a weight for each input, which can be in the matrix behind it, and a factor for each token, which can come
-behind the product. Where whoever takes the product multiplies by it at no cost, `pack` makes it so, and nothing is
-computed before the product.
+behind the product. Where that costs whoever takes the product less than a launch before it, `pack` makes it so, and
+nothing is computed before the product.
 
 Source: Touvron et al., LLaMA, 2023, section 2.2; Shazeer, 2020, for the gated MLP; Ainslie et al., 2023, for grouped
 queries; Yang et al., Qwen3, 2025, section 2, for the norm of queries and keys;
@@ -54,8 +54,6 @@ class Layer:
         self.gate_up = linear(hidden, config.mlp_bias, gate_proj=inner, up_proj=inner)
         self.down = linear(inner, config.mlp_bias, down_proj=hidden)
         self.attention_norm, self.mlp_norm = norm(hidden), norm(hidden)
-        self._late: set[RMSNorm] = set()
-        """Norms whose weight is in the matrix behind them."""
         self.heads = Heads(heads, kv_heads, size, (norm(size), norm(size)) if config.qk_norm else None)
 
     def forward(
@@ -74,21 +72,20 @@ class Layer:
         """
         ops, slots = self.ops, Slots(attention, key_cache, value_cache, metadata.slot_mapping, scales)
         # [tokens, heads, head_dim]
-        rows, unnormed = self._before_product(hidden, self.attention_norm)
-        query = ops.heads(self.qkv(rows), self.heads, turn, slots, unnormed)
+        qkv, unnormed = self._product(self.qkv, hidden, self.attention_norm)
+        query = ops.heads(qkv, self.heads, turn, slots, unnormed)
         narrow = {} if scales is None else {"scales": scales}
         seen = attention.attend(query, key_cache, value_cache, metadata, self.scale, window=self.window, **narrow)
         self.output.add_to(hidden, seen.flatten(1))  # [tokens, heads * head_dim]
         # [tokens, intermediate_size], made of twice as much
-        rows, unnormed = self._before_product(hidden, self.mlp_norm)
-        inner = ops.gated(self.gate_up(rows), unnormed)
-        self.down.add_to(hidden, inner)
+        gate_up, unnormed = self._product(self.gate_up, hidden, self.mlp_norm)
+        self.down.add_to(hidden, ops.gated(gate_up, unnormed))
 
-    def _before_product(self, hidden: Tensor, norm: RMSNorm) -> tuple[Tensor, Unnormed | None]:
-        """What goes into the product behind `norm`, and what is left to do behind the product."""
-        if norm in self._late:
-            return hidden, Unnormed(hidden, norm.eps)
-        return self.ops.norm(hidden, norm), None
+    def _product(self, linear: Linear, hidden: Tensor, norm: RMSNorm) -> tuple[Tensor, Unnormed | None]:
+        """Of normed rows; or of the rows themselves, and what is then left to do."""
+        if linear.is_folded:
+            return linear(hidden), Unnormed(hidden, norm.eps)
+        return linear(self.ops.norm(hidden, norm)), None
 
     def pack(self) -> None:
         """After the last weight was filled: norms go behind their products where that is faster, and `Linear.pack`."""
@@ -101,9 +98,8 @@ class Layer:
         weight = norm.weight
         # A bias is added to what was normed. Sums over numbers that were not may be too large for float16.
         fits = weight.shape[0] <= longest and linear.bias is None and weight.dtype != torch.float16
-        if fits and norm not in self._late:
+        if fits and not linear.is_folded:
             linear.fold(weight)
-            self._late.add(norm)
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
         """Published name within the layer -> the memory to fill."""

@@ -41,7 +41,8 @@ class Linear:
         self.weight = torch.empty(outputs, inputs, dtype=dtype, device=device) if weight is None else weight
         self.bias = torch.empty(outputs, dtype=dtype, device=device) if bias else None
         self._packed: PackedMatrix | None = None
-        self._is_folded = False
+        self.is_folded = False
+        """Whether the weights of a norm before it are in the matrix."""
 
     def __call__(self, x: Tensor, out: Tensor | None = None) -> Tensor:
         """[tokens, inputs] -> [tokens, rows of all]; in `out`, of that shape and the weights' type, if it is there."""
@@ -66,7 +67,7 @@ class Linear:
     def fold(self, factors: Tensor) -> None:
         """Multiply each input by its own of `factors` [inputs] from now on: W diag(factors), rounded once."""
         self.weight.mul_(factors)
-        self._is_folded = True
+        self.is_folded = True
 
     def pack(self) -> bool:
         """Lay the matrix out for this CPU and let go of the plain one, which ends filling. False: it stays as it is."""
@@ -78,7 +79,7 @@ class Linear:
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
         """Published name -> a view of its part, to be filled. Raises: RuntimeError once it is folded or packed."""
-        if self._packed is not None or self._is_folded:
+        if self._packed is not None or self.is_folded:
             raise RuntimeError(f"{', '.join(self.rows)}: packed, there is nothing to fill any more")
         sizes = list(self.rows.values())
         for name, view in zip(self.rows, torch.split(self.weight, sizes), strict=True):

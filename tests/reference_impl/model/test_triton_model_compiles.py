@@ -63,7 +63,6 @@ QWEN = {
     "ROWS": 8,
     "NORMED": True,
     "STORED": True,
-    "VALUES": True,
 }
 ODD = {
     "HEADS": 9,
@@ -73,7 +72,6 @@ ODD = {
     "ROWS": 16,
     "NORMED": False,
     "STORED": False,
-    "VALUES": False,
 }
 
 CASES: dict[str, tuple[str, str, int, dict[str, object]]] = {
@@ -104,6 +102,12 @@ CASES: dict[str, tuple[str, str, int, dict[str, object]]] = {
         QWEN | PLAIN | NORMED_BEFORE | {"NORMED": False, "BLOCK_SIZE": 1} | NO_NORMS,
     ),
     "heads in place": ("heads", "fp32", 2, ODD | PLAIN | NORMED_BEFORE | {"BLOCK_SIZE": 1} | NO_NORMS | NO_SLOTS),
+    "heads and values in place": (
+        "heads",
+        "bf16",
+        2,
+        ODD | PLAIN | NORMED_BEHIND | {"BLOCK_SIZE": 1} | NO_NORMS | NO_SLOTS,
+    ),
     "weigh": ("weigh", "bf16", 4, {"BLOCK": 4096}),
     "weigh one block": ("weigh", "fp32", 4, {"BLOCK": 1024, "blocks": 1}),
     "choose": ("choose", "bf16", 8, {"BLOCK": 4096, "BLOCKS": 64}),
