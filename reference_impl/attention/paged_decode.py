@@ -245,7 +245,12 @@ def _paged_decode(
     for tile in range(tiles):
         token = at + tl.arange(0, TILE)
         # What is not there is not read: neither a table entry, which may be -1, nor a slot, which may hold NaN.
-        there = (token >= low) & (token < until)
+        if TURNED:
+            # One comparison for both ends, as a token below `low` is a large number without its sign. A context that
+            # ends below `low`, within a prefix that is read elsewhere, has none. With 8 bits two are faster (NOTES.md).
+            there = (token - low).to(tl.uint32) < tl.maximum(until - low, 0).to(tl.uint32)
+        else:
+            there = (token >= low) & (token < until)
         in_cache = there[:, None] & (dim < HEAD_DIM)[None, :]
         from_query = query + sequence.to(tl.int64) * query_sequence + (at_head * query_head)[:, None] + dim[None, :]
         place = places_of(block, at, key_block, key_token, TILE, GRAIN, BLOCK_SIZE, BY_GRAIN, ALIGNED)
