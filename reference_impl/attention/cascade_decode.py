@@ -34,6 +34,7 @@ from reference_impl.attention.cascade_work import CascadeWork
 from reference_impl.attention.casts import INTERPRETED, beside_8_bits, widened
 from reference_impl.attention.paged_decode import paged_decode
 from reference_impl.attention.paged_prefill import first_blocks, walk
+from reference_impl.attention.sizes import next_power_of_2
 
 
 def cascade_decode(
@@ -103,7 +104,7 @@ def cascade_decode(
             HEADS=work.tile_heads,
             SEQUENCES=work.tile_sequences,
             HEAD_DIM=head_dim,
-            DIMS=max(16, triton.next_power_of_2(head_dim)),
+            DIMS=max(16, next_power_of_2(head_dim)),
             ROWS=tuning.rows,
             TILE=tuning.tile_tokens,
             EDGE=tuning.edge_tokens,

@@ -10,11 +10,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
-import triton  # type: ignore[import-untyped]
 from torch import Tensor
 
 from reference_impl.attention.merge import Begun
 from reference_impl.attention.prefill_tuning import PrefillTuning, prefill_tuning_for
+from reference_impl.attention.sizes import cdiv, next_power_of_2
 from reference_impl.attention.work_list import Tuning, WorkList
 
 _CPU_PROGRAMS = 8
@@ -53,8 +53,8 @@ class CascadeWork:
         self.tuning = tuning or _tuning_for(batch * group, head_dim, dtype)
         self.tile_heads = min(group, self.tuning.rows)
         self.tile_sequences = self.tuning.rows // self.tile_heads
-        heads_in_tiles = kv_heads * triton.cdiv(group, self.tile_heads)
-        self.tiles = heads_in_tiles * triton.cdiv(batch, self.tile_sequences)
+        heads_in_tiles = kv_heads * cdiv(group, self.tile_heads)
+        self.tiles = heads_in_tiles * cdiv(batch, self.tile_sequences)
         """Programs that each piece of the prefix needs."""
         self.pieces = max(1, (programs or _programs(device)) // max(1, self.tiles))
         """The most that a prefix is cut into."""
@@ -69,7 +69,7 @@ class CascadeWork:
         Raises: ValueError on another shape or type, or a prefix below 0.
         """
         self.suffixes.refresh(context_lens, first_token=prefix_tokens)
-        pieces = min(self.pieces, triton.cdiv(prefix_tokens, self.tuning.edge_tokens))
+        pieces = min(self.pieces, cdiv(prefix_tokens, self.tuning.edge_tokens))
         self.begun = Begun(prefix_tokens, self._out[:pieces], self._lse[:pieces]) if pieces else None
         return self
 
@@ -97,7 +97,7 @@ class CascadeWork:
 def _tuning_for(rows: int, head_dim: int, dtype: torch.dtype) -> PrefillTuning:
     """Prefill's tiles, unless there are fewer rows than they have: then half of the warps, and 64 rows or fewer."""
     tuning = prefill_tuning_for(head_dim, dtype)
-    few = max(16, min(64, triton.next_power_of_2(rows)))
+    few = max(16, min(64, next_power_of_2(rows)))
     return tuning if rows > 64 or few >= tuning.rows else replace(tuning, rows=few, num_warps=4)
 
 

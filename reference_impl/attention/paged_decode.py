@@ -39,6 +39,7 @@ from reference_impl.attention.decode_tile import (
     with_tile,
 )
 from reference_impl.attention.merge import Begun, go_on_from, merge_pieces
+from reference_impl.attention.sizes import next_power_of_2
 from reference_impl.attention.work_list import CUT_FIELDS, GRAIN_TOKENS, WorkList
 
 _PIECE_ELEMENTS = 8192
@@ -92,7 +93,7 @@ def paged_decode(
         _check_work(work, query, kv_heads, window, first_token)
     if not batch:
         return
-    dims = max(16, triton.next_power_of_2(head_dim))
+    dims = max(16, next_power_of_2(head_dim))
     rows, turned = rows_turned(work.rows, key_cache.dtype)
     _paged_decode[(work.lanes, work.shares)](
         query,

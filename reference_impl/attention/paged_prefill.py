@@ -33,6 +33,7 @@ from torch import Tensor
 from reference_impl.attention.arguments import check_indices, check_paged
 from reference_impl.attention.casts import INTERPRETED, beside_8_bits, widened
 from reference_impl.attention.prefill_tuning import PrefillTuning, prefill_tuning_for
+from reference_impl.attention.sizes import cdiv, next_power_of_2
 from reference_impl.attention.work_list import NO_WINDOW
 
 _SEQUENCES = 128
@@ -91,7 +92,7 @@ def paged_prefill(
     group = heads // kv_heads
     tile_heads = min(group, tuning.rows)
     tile_tokens = tuning.rows // tile_heads
-    lanes = kv_heads * triton.cdiv(group, tile_heads)
+    lanes = kv_heads * cdiv(group, tile_heads)
     # Every sequence fills whole tiles but its last, so there are no more than these, whatever the lengths.
     tiles = tokens // tile_tokens + sequences
     _paged_prefill[(lanes * tiles,)](
@@ -121,7 +122,7 @@ def paged_prefill(
         HEADS=tile_heads,
         TOKENS=tile_tokens,
         HEAD_DIM=head_dim,
-        DIMS=max(16, triton.next_power_of_2(head_dim)),
+        DIMS=max(16, next_power_of_2(head_dim)),
         ROWS=tuning.rows,
         TILE=tuning.tile_tokens,
         EDGE=tuning.edge_tokens,

@@ -20,6 +20,7 @@ from torch import Tensor
 from reference_impl.attention.arguments import WIDE
 from reference_impl.attention.casts import INTERPRETED, narrowed
 from reference_impl.attention.fp8 import FP8, check_scales
+from reference_impl.attention.sizes import cdiv, next_power_of_2
 
 _ELEMENTS = 4096
 """What a program copies of the keys, and as much of the values: 32 numbers a thread."""
@@ -48,9 +49,9 @@ def store_kv(
     tokens, kv_heads, head_dim = key.shape
     if not tokens:
         return
-    dims = triton.next_power_of_2(head_dim)
+    dims = next_power_of_2(head_dim)
     rows = max(1, _ELEMENTS // dims)
-    _store_kv[(triton.cdiv(tokens * kv_heads, rows),)](
+    _store_kv[(cdiv(tokens * kv_heads, rows),)](
         key,
         value,
         key_cache,

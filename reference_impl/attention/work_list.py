@@ -34,6 +34,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from reference_impl.attention.sizes import cdiv, next_power_of_2
+
 NO_WINDOW = 2**31 - 1
 """A window that no context is longer than."""
 GRAIN_TOKENS = 16
@@ -106,7 +108,7 @@ class WorkList:
         self.first_token = 0
         self.tuning = tuning or tuning_for(head_dim, dtype, kv_dtype)
         self.rows = rows_of(heads // kv_heads, head_dim)
-        self.lanes = kv_heads * triton.cdiv(heads // kv_heads, self.rows)
+        self.lanes = kv_heads * cdiv(heads // kv_heads, self.rows)
         self.shares = max(1, (programs or _programs(device, self.tuning.resident)) // self.lanes)
         # ends[i] is the first grain behind sequence i - 1, and spans[i] the first and the last share that have some of
         # sequence i; what a program needs to begin stands together in its cut.
@@ -182,7 +184,7 @@ class WorkList:
 
 def rows_of(group: int, head_dim: int) -> int:
     """Query heads that a program takes: all that share a KV head, up to what its registers hold."""
-    return int(min(triton.next_power_of_2(group), 8192 // triton.next_power_of_2(head_dim)))
+    return int(min(next_power_of_2(group), 8192 // next_power_of_2(head_dim)))
 
 
 def tuning_for(head_dim: int, dtype: torch.dtype, kv_dtype: torch.dtype | None = None) -> Tuning:
@@ -191,7 +193,7 @@ def tuning_for(head_dim: int, dtype: torch.dtype, kv_dtype: torch.dtype | None =
     kv_dtype: of the cache, unless it is that of the query. In float32 the registers decide and not the bytes read.
     """
     read = kv_dtype if kv_dtype is not None and dtype.itemsize == 2 else dtype
-    token_bytes = triton.next_power_of_2(head_dim) * read.itemsize
+    token_bytes = next_power_of_2(head_dim) * read.itemsize
     tile_tokens = max(16, min(128, 16384 // token_bytes))
     return Tuning(tile_tokens=tile_tokens, num_warps=4, num_stages=3, resident=2)
 

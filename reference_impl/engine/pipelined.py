@@ -29,7 +29,6 @@ from reference_impl.engine.engine import Engine
 from reference_impl.engine.flight import Flight
 from reference_impl.engine.outputs import Piece
 from reference_impl.engine.runner import Awaited
-from reference_impl.model.sampler import looks_back
 from reference_impl.sched.lifecycle import Lifecycle
 
 GUESS = 0
@@ -61,7 +60,9 @@ class PipelinedEngine(Engine):
     def _may_guess(self, flight: Flight) -> bool:
         if flight.choice is not None and not flight.choice.complete:
             return False
-        return not flight.forked and not any(looks_back(answer.wish) for answer in flight.answers if answer.is_live)
+        return not flight.forked and not any(
+            answer.group.params.looks_back and answer.is_live for answer in flight.answers
+        )
 
     def _guess(self, flight: Flight) -> dict[int, int]:
         """Tell the scheduler who ends and, for all it knows, who goes on; these, and their places in the choice."""

@@ -26,6 +26,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from reference_impl.attention.sizes import cdiv, next_power_of_2
+
 BLOCK_TOKENS = 4_096
 """Logits of a program: enough that a block's record is nothing beside it, few enough to be read twice."""
 LEAST_TEMPERATURE = 1e-30
@@ -49,8 +51,8 @@ def draw(
     rows, vocab = logits.shape
     if not rows:
         return
-    block = min(block_tokens, triton.next_power_of_2(vocab))
-    blocks = triton.cdiv(vocab, block)
+    block = min(block_tokens, next_power_of_2(vocab))
+    blocks = cdiv(vocab, block)
     # What pass one leaves of each block: its largest logit, and a sum or whose the largest is.
     largest = torch.empty(rows, blocks, dtype=torch.float32, device=logits.device)
     found = torch.empty_like(largest)
@@ -65,7 +67,7 @@ def draw(
         out,
         *sizes,
         BLOCK=block,
-        BLOCKS=triton.next_power_of_2(blocks),
+        BLOCKS=next_power_of_2(blocks),
         num_warps=8,
     )
 

@@ -16,6 +16,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from reference_impl.attention.sizes import cdiv, next_power_of_2
 from reference_impl.model.ops import Unnormed
 
 LONGEST_ROW = 16_384
@@ -40,7 +41,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
         raise ValueError(f"a norm over {size} numbers: at most {LONGEST_ROW} fit into a program")
     out = torch.empty(rows, size, dtype=x.dtype, device=x.device)
     if rows:
-        block = triton.next_power_of_2(size)
+        block = next_power_of_2(size)
         warps = max(1, min(16, block // 256))
         _rms_norm[(rows,)](x, weight, out, eps, x.stride(0), SIZE=size, BLOCK=block, num_warps=warps)
     return out
@@ -59,7 +60,7 @@ def gated(gate_up: Tensor, unnormed: Unnormed | None = None) -> Tensor:
     out = torch.empty(rows, inner, dtype=gate_up.dtype, device=gate_up.device)
     late, constants = late_norm(unnormed, rows)
     if rows:
-        grid = (rows, triton.cdiv(inner, _GATED))
+        grid = (rows, cdiv(inner, _GATED))
         _gated[grid](gate_up, out, gate_up.stride(0), *late, INNER=inner, BLOCK=_GATED, **constants)
     return out
 
@@ -77,7 +78,7 @@ def late_norm(unnormed: Unnormed | None, tokens: int) -> tuple[tuple[Tensor | fl
         found = f"{tuple(rows.shape)} of strides {rows.stride()}"
         raise ValueError(f"unnormed rows are {found}: need {tokens} contiguous ones of 1 to {LONGEST_ROW} numbers")
     size = rows.shape[1]
-    return (rows, rows.stride(0), unnormed.eps), {"NORM_SIZE": size, "NORM_BLOCK": triton.next_power_of_2(size)}
+    return (rows, rows.stride(0), unnormed.eps), {"NORM_SIZE": size, "NORM_BLOCK": next_power_of_2(size)}
 
 
 def turns(positions: Tensor, frequencies: Tensor, amplitude: float) -> tuple[Tensor, Tensor]:
@@ -92,9 +93,9 @@ def turns(positions: Tensor, frequencies: Tensor, amplitude: float) -> tuple[Ten
     tokens, planes = positions.shape[0], frequencies.shape[0]
     cos, sin = torch.empty(2, tokens, planes, dtype=torch.float32, device=positions.device)
     if tokens:
-        columns = triton.next_power_of_2(planes)
+        columns = next_power_of_2(planes)
         rows = max(1, _TURNS // columns)
-        grid = (triton.cdiv(tokens, rows),)
+        grid = (cdiv(tokens, rows),)
         _turns[grid](positions, frequencies, cos, sin, amplitude, tokens, PLANES=planes, COLUMNS=columns, ROWS=rows)
     return cos, sin
 

@@ -30,6 +30,7 @@ from torch import Tensor
 
 from reference_impl.attention.casts import INTERPRETED, narrowed
 from reference_impl.attention.fp8 import FP8, check_scales
+from reference_impl.attention.sizes import cdiv, next_power_of_2
 from reference_impl.model.fused import late_norm, norm_factor
 from reference_impl.model.ops import Heads, Slots, Unnormed
 from reference_impl.model.rope import Turn
@@ -58,11 +59,11 @@ def turn_heads(qkv: Tensor, heads: Heads, turn: Turn, slots: Slots | None, unnor
     late, constants = late_norm(unnormed, tokens)
     if not tokens:
         return
-    half = triton.next_power_of_2(heads.head_dim // 2)
-    rows = max(1, min(triton.next_power_of_2(heads.num_heads), _ELEMENTS // (2 * half)))
+    half = next_power_of_2(heads.head_dim // 2)
+    rows = max(1, min(next_power_of_2(heads.num_heads), _ELEMENTS // (2 * half)))
     count = heads.num_heads + heads.num_kv_heads * (1 if slots is None and unnormed is None else 2)
     query_norm, key_norm = heads.norms or (None, None)
-    _turn_heads[(tokens, triton.cdiv(count, rows))](
+    _turn_heads[(tokens, cdiv(count, rows))](
         qkv,
         turn.cos,
         turn.sin,

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from reference_impl.model.sampling import Sampled, SamplingParams
@@ -32,6 +33,8 @@ from reference_impl.model.sampling import Sampled, SamplingParams
 if TYPE_CHECKING:
     from reference_impl.model.device_sampler import DeviceSampler
 
+_KEY = struct.Struct("<QQQ")
+"""Seed, stream, position."""
 _HEAD = 512
 """Most likely tokens that top_p looks at before it sorts them all; text seldom needs more."""
 
@@ -67,23 +70,25 @@ class Choice:
     complete: bool = True
 
 
-def looks_back(wish: Wish) -> bool:
-    """Whether the choice depends on which tokens were made before."""
-    params = wish.params
-    return bool(params.repetition_penalty != 1 or params.frequency_penalty or params.presence_penalty)
+def uniforms(keys: Iterable[tuple[int, int, int]]) -> NDArray[np.float64]:
+    """The random number of each (seed, stream, position), 0 <= u < 1 in steps of 2**-53.
+
+    Cost: one SHA-256 each, half a microsecond.
+    """
+    hashes = b"".join([sha256(_KEY.pack(*key)).digest() for key in keys])
+    # The upper 53 bits of the first of four numbers in a hash.
+    return (np.frombuffer(hashes, dtype="<u8")[::4] >> np.uint64(11)) * np.float64(2.0**-53)
 
 
-def uniform(seed: int, stream: int, position: int) -> float:
-    """The random number of one token, 0 <= u < 1 in steps of 2**-53. Cost: one SHA-256, about a microsecond."""
-    digest = sha256(struct.pack("<QQQ", seed, stream, position)).digest()
-    return (int.from_bytes(digest[:8], "little") >> 11) * 2.0**-53
-
-
-def number_of(wish: Wish) -> float:
-    """The random number of the token that is wished for. Raises: ValueError on a seed of None."""
-    if wish.params.seed is None:
-        raise ValueError("seed is None: whoever adds a request draws a seed for it")
-    return uniform(wish.params.seed, wish.stream, len(wish.made) + wish.awaited)
+def numbers_of(wishes: Iterable[Wish]) -> NDArray[np.float64]:
+    """The random number of each token that is wished for. Raises: ValueError on a seed of None."""
+    keys = []
+    for wish in wishes:
+        seed = wish.params.seed
+        if seed is None:
+            raise ValueError("seed is None: whoever adds a request draws a seed for it")
+        keys.append((seed, wish.stream, len(wish.made) + wish.awaited))
+    return uniforms(keys)
 
 
 def sampler_for(device: torch.device, vocab_size: int) -> Sampler | DeviceSampler:
@@ -144,7 +149,7 @@ def choose(row: Tensor, likeliest: int, wish: Wish) -> Sampled:
     params = wish.params
     biased = _biased(row, wish)
     if not params.greedy:
-        token = _draw(biased, params, number_of(wish))
+        token = _draw(biased, params, float(numbers_of([wish])[0]))
     elif biased is row:
         token = likeliest
     else:

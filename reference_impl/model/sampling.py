@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -93,6 +94,19 @@ class SamplingParams:
     def greedy(self) -> bool:
         """Whether no random number is looked at."""
         return self.temperature == 0
+
+    # What is asked for every token of every answer is found out once.
+
+    @cached_property
+    def looks_back(self) -> bool:
+        """Whether the choice depends on which tokens were made before."""
+        return bool(self.repetition_penalty != 1 or self.frequency_penalty or self.presence_penalty)
+
+    @cached_property
+    def temperature_alone(self) -> bool:
+        """Whether logits and temperature are all that the choice depends on, and nothing is reported of it."""
+        filtered = self.top_k or self.top_p < 1 or self.min_p > 0
+        return not (filtered or self.logprobs is not None or self.logit_bias or self.looks_back)
 
 
 class Sampled(NamedTuple):

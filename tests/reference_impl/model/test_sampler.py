@@ -8,13 +8,14 @@ import time
 from collections import Counter
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 torch = pytest.importorskip("torch")
 
-from reference_impl.model.sampler import Sampler, Wish, uniform  # noqa: E402
+from reference_impl.model.sampler import Sampler, Wish, uniforms  # noqa: E402
 from reference_impl.model.sampling import SamplingParams  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -82,7 +83,7 @@ def shares_by_definition(row: list[float], asked: Wish) -> tuple[list[float], fl
 
 def token_by_definition(row: list[float], asked: Wish) -> tuple[int, float]:
     shares, doubt = shares_by_definition(row, asked)
-    number = uniform(asked.params.seed, asked.stream, len(asked.made))
+    number = float(uniforms([(asked.params.seed, asked.stream, len(asked.made))])[0])
     running = 0.0
     for token, share in enumerate(shares):
         running += share
@@ -154,9 +155,10 @@ def test_a_large_vocabulary_gives_every_row_what_it_gives_it_alone():
 
 def test_the_random_number_is_fixed_by_seed_stream_and_position():
     # Written down: a change of these numbers changes what every seed in use gives.
-    assert uniform(0, 0, 0) == 0.868510408050094
-    assert uniform(2**63 - 1, 5, 1_000) == uniform(2**63 - 1, 5, 1_000)
-    drawn = {uniform(seed, stream, place) for seed in range(20) for stream in range(5) for place in range(50)}
+    first, far, again = uniforms([(0, 0, 0), (2**63 - 1, 5, 1_000), (2**63 - 1, 5, 1_000)])
+    assert first == 0.868510408050094
+    assert far == again
+    drawn = set(uniforms((seed, stream, place) for seed in range(20) for stream in range(5) for place in range(50)))
     assert len(drawn) == 5_000
     assert 0 <= min(drawn) < 0.01
     assert 0.99 < max(drawn) < 1
@@ -290,7 +292,7 @@ def test_logits_are_read_only():
 def test_a_share_too_small_for_float32_is_drawn_as_often_as_it_should_be():
     # Each of the many is lost when it is added to the first in float32, and together they are drawn in 1 of 500.
     row = [0.0] + [-17.0] * 50_000
-    numbers = [(uniform(3, 0, place), place) for place in range(4_000)]
+    numbers = list(zip(uniforms((3, 0, place) for place in range(4_000)), range(4_000), strict=True))
     for number, place in sorted(numbers)[-4:]:
         asked = wish(seed=3, made=range(place))
         expected, _ = token_by_definition(row, asked)
@@ -299,13 +301,13 @@ def test_a_share_too_small_for_float32_is_drawn_as_often_as_it_should_be():
 
 
 def test_the_lowest_random_number_draws_no_forbidden_token(monkeypatch):
-    monkeypatch.setattr("reference_impl.model.sampler.uniform", lambda *counter: 0.0)
+    monkeypatch.setattr("reference_impl.model.sampler.uniforms", lambda keys: np.zeros(len(keys)))
     assert one([-INF, 0.0, 0.0]).token == 1
     assert one([-5.0, 0.0, 0.0], top_k=2).token == 1
 
 
 def test_the_highest_random_number_draws_the_last_token_that_is_left(monkeypatch):
-    monkeypatch.setattr("reference_impl.model.sampler.uniform", lambda *counter: 1 - 2.0**-53)
+    monkeypatch.setattr("reference_impl.model.sampler.uniforms", lambda keys: np.full(len(keys), 1 - 2.0**-53))
     assert one([0.3, 0.1, 0.2, -INF]).token == 2
     assert one([0.3, 0.1, 0.2, 0.0], top_k=3).token == 2
 

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from reference_impl.model.device_sampler import DeviceSampler, is_plain
 from reference_impl.model.draw import BAD_ROWS, LEAST_TEMPERATURE, _first_past, draw
-from reference_impl.model.sampler import Sampler, Wish, sampler_for, uniform
+from reference_impl.model.sampler import Sampler, Wish, sampler_for, uniforms
 from reference_impl.model.sampling import MAX_SEED, SamplingParams
 
 # What is not finite is subtracted on purpose; NumPy, which stands behind the interpreter, remarks on it.
@@ -43,7 +43,7 @@ def distance(row: torch.Tensor, asked: Wish) -> float:
     """From this wish's number to the nearest boundary between two tokens, in shares of the whole."""
     weights = ((row.double() - row.double().max()) / asked.params.temperature).exp()
     shares = weights.cumsum(0) / weights.sum()
-    return float((shares - uniform(asked.params.seed, asked.stream, len(asked.made))).abs().min())
+    return float((shares - float(uniforms([(asked.params.seed, asked.stream, len(asked.made))])[0])).abs().min())
 
 
 def differ(logits: torch.Tensor, wishes: list[Wish], block_tokens: int, device: torch.device) -> int:
@@ -112,7 +112,7 @@ def test_tokens_come_as_often_as_their_shares_say(device) -> None:
     """Chi-square, 8 degrees of freedom: below 26.1 but once in a thousand times; the numbers are fixed."""
     draws = 20_000 if device.type == "cuda" else 300
     row = [0.0, 1.0, -1.0, 2.0, 0.5, -INF, 1.5, 0.0, -1.0, 1.0]
-    found = drawn(device, row, [uniform(5, 0, place) for place in range(draws)], block=16)
+    found = drawn(device, row, uniforms((5, 0, place) for place in range(draws)).tolist(), block=16)
     expected = torch.tensor(row).softmax(0) * draws
     counts = torch.tensor(found).bincount(minlength=10)
     assert counts[5] == 0
