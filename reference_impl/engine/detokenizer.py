@@ -28,6 +28,8 @@ class Detokenizer:
         self.stopped_by: str | None = None
         self._tokenizer = tokenizer
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
+        self._is_between = True
+        """Whether the last character is complete."""
         self._stops = StopStrings(stop) if stop else None
         self._state = START
         self._held: deque[str] = deque()
@@ -42,7 +44,7 @@ class Detokenizer:
             raise RuntimeError("this answer is over, it was flushed")
         if self.stopped_by is not None:
             return ""
-        return self._read(self._utf8.decode(self._tokenizer.token_bytes(token_id)))
+        return self._read(self._decoded(self._tokenizer.token_bytes(token_id)))
 
     def flush(self) -> str:
         """The rest: what was held back, and U+FFFD for a character that stayed incomplete. Then it is over."""
@@ -53,6 +55,17 @@ class Detokenizer:
         text = self._read(self._utf8.decode(b"", final=True))
         if self.stopped_by is None:
             text += self._release(len(self._held))
+        return text
+
+    def _decoded(self, piece: bytes) -> str:
+        if self._is_between:
+            # Most tokens are whole characters, and this is what takes least time.
+            try:
+                return piece.decode()
+            except UnicodeDecodeError:
+                pass
+        text = self._utf8.decode(piece)
+        self._is_between = not self._utf8.getstate()[0]
         return text
 
     def _read(self, text: str) -> str:

@@ -66,9 +66,15 @@ class PipelinedEngine(Engine):
 
     def _guess(self, flight: Flight) -> dict[int, int]:
         """Tell the scheduler who ends and, for all it knows, who goes on; these, and their places in the choice."""
-        rows = {answer.identity: place for place, answer in enumerate(flight.answers) if answer.is_live}
-        last = {identity for identity in rows if self._answers[identity].lacks_one}
-        going_on = {identity: place for identity, place in rows.items() if identity not in last}
+        last: set[int] = set()
+        going_on: dict[int, int] = {}
+        for place, answer in enumerate(flight.answers):
+            if not answer.is_live:
+                continue
+            if answer.lacks_one:
+                last.add(answer.identity)
+            else:
+                going_on[answer.identity] = place
         self.scheduler.finish_step(last, dict.fromkeys(going_on, GUESS))
         for identity in last:
             self._forget(self._answers[identity])
@@ -85,7 +91,9 @@ class PipelinedEngine(Engine):
                 self._token_ids[identity][len(group.prompt) + len(answer.made)] = sampled.token
             piece = answer.take(sampled, ends)
             pieces.append(piece)
-            if piece.finish is not None and identity in guessed:
+            if piece.finish is None:
+                continue
+            if identity in guessed:
                 self.scheduler.retire(identity)
                 self._forget(answer)
             if group.is_over:

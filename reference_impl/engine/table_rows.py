@@ -57,21 +57,20 @@ class TableRows:
         if len(self._seen) > 2 * len(requests) + _SPARE:
             self._forget_all_but(frozenset(requests))
         block_table, size, seen = self.memory.block_table, self.memory.block_size, self._seen
+        counts = [blocks_for(tokens, size) for tokens in num_tokens]
         places: list[int] = []
-        columns = 0
-        for request, tokens in zip(requests, num_tokens, strict=True):
-            blocks, count = block_table(request), blocks_for(tokens, size)
-            if len(blocks) < count:
-                said = f"{len(blocks)} blocks of {size} have no slot for token {tokens - 1}"
-                raise ValueError(f"request {request}: {said}")
-            if len(blocks) > count:
+        for request, count in zip(requests, counts, strict=True):
+            blocks = block_table(request)
+            if len(blocks) != count:
+                if len(blocks) < count:
+                    last = num_tokens[len(places)] - 1
+                    raise ValueError(f"request {request}: {len(blocks)} blocks of {size} have no slot for token {last}")
                 blocks = blocks[:count]
             row = seen.get(request)
             if row is None or row.blocks != blocks:
                 row = self._learn(request, blocks)
             places.append(row.place)
-            columns = max(columns, count)
-        return self._rows[np.array(places, dtype=np.intp), :columns]
+        return self._rows[np.array(places, dtype=np.intp), : max(counts, default=0)]
 
     def _learn(self, request: int, blocks: list[int]) -> _Seen:
         """A table that is new or has changed."""
