@@ -58,10 +58,10 @@ def build_batch(plan: Plan, tokens_of: TokensOf, tables: TableRows, awaited: Map
     token no slot of its own; KeyError on a request that is unknown to either.
     """
     order = _order(plan.scheduled)
-    counts = [plan.scheduled[request] for request in order]
-    starts = [plan.computed[request] for request in order]
+    counts = list(map(plan.scheduled.__getitem__, order))
+    starts = list(map(plan.computed.__getitem__, order))
     stops = list(map(add, starts, counts))
-    tokens = [tokens_of[request] for request in order]
+    tokens = list(map(tokens_of.__getitem__, order))
     ends = list(map(len, tokens))
     for request, start, stop, end in zip(order, starts, stops, ends, strict=True):
         if not 0 <= start < stop <= end:
@@ -69,9 +69,7 @@ def build_batch(plan: Plan, tokens_of: TokensOf, tables: TableRows, awaited: Map
     num_pads = _num_pads(plan, sum(counts))
     layout = lay_out(tables.of(order, stops), counts, stops, tables.memory.block_size, num_pads=num_pads)
     _check_writers(layout, order, tables.memory.block_size)
-    making = [place for place, (stop, end) in enumerate(zip(stops, ends, strict=True)) if stop == end]
-    makers = tuple([order[place] for place in making])
-    logit_rows = layout.cu_seqlens[1:][making].astype(np.int64) - 1
+    makers, logit_rows = _makers(order, stops, ends, layout.cu_seqlens)
     return Batch(
         token_ids=_token_ids(tokens, starts, stops, layout.num_decodes, num_pads),
         layout=layout,
@@ -85,6 +83,17 @@ def _order(scheduled: Mapping[int, int]) -> list[int]:
     """A kernel for decodes wants them in one piece, everything else stays in the plan's order."""
     several = [request for request, count in scheduled.items() if count != 1]
     return [request for request, count in scheduled.items() if count == 1] + several if several else list(scheduled)
+
+
+def _makers(
+    order: Sequence[int], stops: Sequence[int], ends: Sequence[int], cu_seqlens: NDArray[np.int32]
+) -> tuple[tuple[int, ...], NDArray[np.int64]]:
+    """The requests that make a token, and where the last token of each is in the batch."""
+    last_rows = cu_seqlens[1:].astype(np.int64) - 1
+    if stops == ends:
+        return tuple(order), last_rows
+    making = [place for place, (stop, end) in enumerate(zip(stops, ends, strict=True)) if stop == end]
+    return tuple([order[place] for place in making]), last_rows[making]
 
 
 def _token_ids(
@@ -121,11 +130,13 @@ def _num_pads(plan: Plan, tokens: int) -> int:
 
 def _check_writers(layout: BatchLayout, order: Sequence[int], block_size: int) -> None:
     """No two tokens of a step are written into one slot."""
+    slots = layout.slot_mapping[: sum(layout.query_tokens)]
+    ordered = np.sort(slots)
+    if not (ordered[1:] == ordered[:-1]).any():
+        return
     writers = np.repeat(order, layout.query_tokens)
-    slots = layout.slot_mapping[: len(writers)]
     by_slot = np.argsort(slots, kind="stable")
     twice = np.flatnonzero(np.diff(slots[by_slot]) == 0)
-    if len(twice):
-        first, second = by_slot[twice[0]], by_slot[twice[0] + 1]
-        block = int(slots[first]) // block_size
-        raise ValueError(f"requests {writers[first]} and {writers[second]} both write into block {block}")
+    first, second = by_slot[twice[0]], by_slot[twice[0] + 1]
+    block = int(slots[first]) // block_size
+    raise ValueError(f"requests {writers[first]} and {writers[second]} both write into block {block}")

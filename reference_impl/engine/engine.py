@@ -264,7 +264,7 @@ class Engine:
     def _computed(self, plan: Plan, awaited: Awaited | None) -> Flight:
         step = self.runner.run(plan, self._token_ids, awaited)
         unseen = awaited.rows if awaited else {}
-        answers, logits = [self._answers[identity] for identity in step.rows], step.logits
+        answers, logits = list(map(self._answers.__getitem__, step.rows)), step.logits
         forked = {answer.identity: self._unborn(answer) for answer in answers if answer.forks_now}
         if forked:
             families = [[answer, *forked.get(answer.identity, ())] for answer in answers]

@@ -1,7 +1,8 @@
 """The next tokens of a batch on a GPU: most rows by two kernels, the others as the sampler of the CPU does it.
 
 Owns: which rows the kernels can choose, and the one upload and one download around them. Knows nothing of the kernels'
-arithmetic (`draw.py`) or of what the other wishes do (`sampler.py`). Keeps nothing between two calls.
+arithmetic (`draw.py`) or of what the other wishes do (`sampler.py`). Between two calls it keeps what it found out about
+the wishes of the last one: those of most steps are the same, and only their places have moved on.
 
 The choices are those of `Sampler`, by the same numbers. Where weights are added in float32 a boundary between two
 tokens moves by up to about a millionth of the whole, so one draw in some hundred thousand may give the neighbour.
@@ -13,13 +14,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from operator import add, is_
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from reference_impl.model.draw import BAD_ROWS, BLOCK_TOKENS, LEAST_TEMPERATURE, draw
-from reference_impl.model.sampler import Choice, Wish, bad_row, check_shape, choose, numbers_of
+from reference_impl.model.sampler import Choice, Wish, bad_row, check_shape, choose, seed_of, uniforms
 from reference_impl.model.sampling import Sampled
 
 
@@ -35,6 +38,7 @@ class DeviceSampler:
         self.vocab_size = vocab_size
         self.device = device
         self.block_tokens = block_tokens
+        self._rows = _Rows(())
 
     def sample(self, logits: Tensor, wishes: Sequence[Wish]) -> list[Sampled]:
         """One token a row. logits: [rows, vocab] of any floating-point type, read only; -inf forbids a token.
@@ -54,11 +58,13 @@ class DeviceSampler:
 
     def _begun(self, logits: Tensor, wishes: Sequence[Wish]) -> Choice:
         check_shape(logits, wishes, self.vocab_size)
-        plain = list(map(is_plain, wishes))
-        temperatures, numbers = self.upload(wishes, plain)
+        if not self._rows.are_of(wishes):
+            self._rows = _Rows(wishes)
+        plain = self._rows.plain
+        temperatures, numbers = self._upload(self._rows)
         tokens = torch.empty(len(wishes), dtype=torch.int64, device=self.device)
         self.draw(logits, temperatures, numbers, tokens)
-        if not all(plain):
+        if not self._rows.all_plain:
             # What was made until then belongs to the wish: a token that is awaited now will be in `made` by then.
             then = [
                 wish if drawn else replace(wish, made=tuple(wish.made))
@@ -86,28 +92,52 @@ class DeviceSampler:
             for row, (token, wish) in enumerate(zip(tokens, wishes, strict=True))
         ]
 
-    def upload(self, wishes: Sequence[Wish], plain: Sequence[bool]) -> tuple[Tensor, Tensor]:
+    def _upload(self, rows: _Rows) -> tuple[Tensor, Tensor]:
         """What `draw` needs of each row: temperatures [rows] float32 and numbers [rows] float64, in one transfer.
 
-        plain: which rows the kernels choose; another is drawn as if it were greedy. The transfer takes its turn behind
-        what the device was told before, and the host does not wait for it. Raises: ValueError on a seed of None.
+        The transfer takes its turn behind what the device was told before, and the host does not wait for it.
         """
-        rows = len(wishes)
+        count = len(rows.plain)
         # Numbers first and an even count of them: each part begins where its kind of number, and 16 bytes, may begin.
-        first = 8 * (rows + rows % 2)
-        packed = torch.zeros(first + 4 * rows, dtype=torch.uint8, pin_memory=self.device.type == "cuda")
+        first = 8 * (count + count % 2)
+        packed = torch.zeros(first + 4 * count, dtype=torch.uint8, pin_memory=self.device.type == "cuda")
         here = packed.numpy()
-        numbers, temperatures = here[: 8 * rows].view(np.float64), here[first:].view(np.float32)
-        heat = [wish.params.temperature if drawn else 0.0 for wish, drawn in zip(wishes, plain, strict=True)]
-        temperatures[:] = heat
-        drawing = [row for row, warm in enumerate(heat) if warm]
-        numbers[drawing] = numbers_of([wishes[row] for row in drawing])
+        rows.numbers(here[: 8 * count].view(np.float64))
+        here[first:].view(np.float32)[:] = rows.temperatures
         there = packed.to(self.device, non_blocking=True)
-        return there[first:].view(torch.float32), there[: 8 * rows].view(torch.float64)
+        return there[first:].view(torch.float32), there[: 8 * count].view(torch.float64)
 
     def draw(self, logits: Tensor, temperatures: Tensor, numbers: Tensor, out: Tensor) -> None:
         """See `draw.draw`: launches, and waits for nothing."""
         draw(logits, temperatures, numbers, out, block_tokens=self.block_tokens)
+
+
+class _Rows:
+    """What stays the same of rows with these wishes from step to step. One that is not plain is drawn as if greedy."""
+
+    def __init__(self, wishes: Sequence[Wish]) -> None:
+        """Raises: ValueError on a seed of None where a number will be drawn."""
+        self._wishes = list(wishes)
+        self.plain = list(map(is_plain, wishes))
+        self.all_plain = all(self.plain)
+        heat = [wish.params.temperature if drawn else 0.0 for wish, drawn in zip(wishes, self.plain, strict=True)]
+        self.temperatures = np.array(heat, dtype=np.float32)
+        drawing = [row for row, warm in enumerate(heat) if warm]
+        self._drawing = np.array(drawing, dtype=np.intp)
+        drawn = [wishes[row] for row in drawing]
+        self._seeds = list(map(seed_of, drawn))
+        self._streams = [wish.stream for wish in drawn]
+        self._made = [wish.made for wish in drawn]
+        self._awaited = [wish.awaited for wish in drawn]
+
+    def are_of(self, wishes: Sequence[Wish]) -> bool:
+        """Whether these are the same wishes, each the same object."""
+        return len(wishes) == len(self._wishes) and all(map(is_, wishes, self._wishes))
+
+    def numbers(self, out: NDArray[np.float64]) -> None:
+        """The random number of each row that draws, at its place in `out` [rows]."""
+        places = map(add, map(len, self._made), self._awaited)
+        out[self._drawing] = uniforms(zip(self._seeds, self._streams, places, strict=True))
 
 
 def _plain(tokens: Tensor) -> list[Sampled]:

@@ -80,15 +80,16 @@ def uniforms(keys: Iterable[tuple[int, int, int]]) -> NDArray[np.float64]:
     return (np.frombuffer(hashes, dtype="<u8")[::4] >> np.uint64(11)) * np.float64(2.0**-53)
 
 
-def numbers_of(wishes: Iterable[Wish]) -> NDArray[np.float64]:
-    """The random number of each token that is wished for. Raises: ValueError on a seed of None."""
-    keys = []
-    for wish in wishes:
-        seed = wish.params.seed
-        if seed is None:
-            raise ValueError("seed is None: whoever adds a request draws a seed for it")
-        keys.append((seed, wish.stream, len(wish.made) + wish.awaited))
-    return uniforms(keys)
+def seed_of(wish: Wish) -> int:
+    """Raises: ValueError on a seed of None."""
+    if wish.params.seed is None:
+        raise ValueError("seed is None: whoever adds a request draws a seed for it")
+    return wish.params.seed
+
+
+def number_of(wish: Wish) -> float:
+    """The random number of the token that is wished for. Raises: ValueError on a seed of None."""
+    return float(uniforms([(seed_of(wish), wish.stream, len(wish.made) + wish.awaited)])[0])
 
 
 def sampler_for(device: torch.device, vocab_size: int) -> Sampler | DeviceSampler:
@@ -149,7 +150,7 @@ def choose(row: Tensor, likeliest: int, wish: Wish) -> Sampled:
     params = wish.params
     biased = _biased(row, wish)
     if not params.greedy:
-        token = _draw(biased, params, float(numbers_of([wish])[0]))
+        token = _draw(biased, params, number_of(wish))
     elif biased is row:
         token = likeliest
     else:

@@ -244,6 +244,28 @@ def test_what_is_chosen_later_is_chosen_with_the_number_of_when_it_was_asked_for
     assert DeviceSampler(40, device).begin(logits[1:].to(device), asked[1:]).complete
 
 
+def test_from_step_to_step_the_choice_is_that_of_the_sampler_that_keeps_nothing(device) -> None:
+    """Wishes that stay while what was made grows; then some leave, some come, and one that draws becomes greedy."""
+    logits = torch.randn(6, 50, generator=torch.Generator().manual_seed(3)).to(device)
+    made: list[list[int]] = [[0] * number for number in range(6)]
+
+    def wishes_of(row: int, temperature: float) -> Wish:
+        return Wish(SamplingParams(seed=row, temperature=temperature), (), made[row], awaited=row % 2)
+
+    kept = [wishes_of(row, [0.0, 0.7, 2.0][row % 3]) for row in range(6)]
+    others = [wishes_of(row, 1.0) for row in range(6)]
+    greedy = [wishes_of(row, 0.0) for row in range(6)]
+    steps = [kept, kept, kept[::-1], kept[:4], [*kept[:3], *others[3:]], [*greedy[:3], *others[3:]], others, kept]
+    sampler, seen = DeviceSampler(50, device), set()
+    for asked in steps:
+        chosen = tuple(sampler.sample(logits[: len(asked)], asked))
+        assert list(chosen) == Sampler(50).sample(logits[: len(asked)].cpu(), asked)
+        seen.add(chosen)
+        for ids in made:
+            ids.append(len(ids))
+    assert len(seen) == len(steps), "the numbers move on"
+
+
 def test_no_rows_give_no_tokens(device) -> None:
     assert DeviceSampler(3, device).sample(torch.empty(0, 3, device=device), []) == []
 
