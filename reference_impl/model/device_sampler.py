@@ -85,6 +85,12 @@ class DeviceSampler:
 
         return Choice(tokens, sampled)
 
+    def check_invariants(self) -> None:
+        """What is kept of the last wishes is what they say now. AssertionError names the row. Cost: O(rows)."""
+        kept, now = self._rows.by_row(), _Rows(self._rows.wishes).by_row()
+        for row, (one, other) in enumerate(zip(kept, now, strict=True)):
+            assert one == other, f"row {row}: {one} is kept, its wish says {other}"
+
     @staticmethod
     def _with_wishes(logits: Tensor, wishes: Sequence[Wish], tokens: list[int]) -> list[Sampled]:
         return [
@@ -117,7 +123,7 @@ class _Rows:
 
     def __init__(self, wishes: Sequence[Wish]) -> None:
         """Raises: ValueError on a seed of None where a number will be drawn."""
-        self._wishes = list(wishes)
+        self.wishes = list(wishes)
         self.plain = list(map(is_plain, wishes))
         self.all_plain = all(self.plain)
         heat = [wish.params.temperature if drawn else 0.0 for wish, drawn in zip(wishes, self.plain, strict=True)]
@@ -132,7 +138,14 @@ class _Rows:
 
     def are_of(self, wishes: Sequence[Wish]) -> bool:
         """Whether these are the same wishes, each the same object."""
-        return len(wishes) == len(self._wishes) and all(map(is_, wishes, self._wishes))
+        return len(wishes) == len(self.wishes) and all(map(is_, wishes, self.wishes))
+
+    def by_row(self) -> list[tuple[object, ...]]:
+        """Of each row whether it is plain and its temperature; where it draws, also what its numbers come from."""
+        drawing = zip(self._seeds, self._streams, map(id, self._made), self._awaited, strict=True)
+        sources = dict(zip(self._drawing.tolist(), drawing, strict=True))
+        plain = zip(self.plain, self.temperatures.tolist(), strict=True)
+        return [(*each, *sources.get(row, ())) for row, each in enumerate(plain)]
 
     def numbers(self, out: NDArray[np.float64]) -> None:
         """The random number of each row that draws, at its place in `out` [rows]."""

@@ -261,9 +261,13 @@ def test_from_step_to_step_the_choice_is_that_of_the_sampler_that_keeps_nothing(
         chosen = tuple(sampler.sample(logits[: len(asked)], asked))
         assert list(chosen) == Sampler(50).sample(logits[: len(asked)].cpu(), asked)
         seen.add(chosen)
+        sampler.check_invariants()
         for ids in made:
             ids.append(len(ids))
     assert len(seen) == len(steps), "the numbers move on"
+    sampler._rows._awaited[-1] += 1
+    with pytest.raises(AssertionError, match=r"row 5: .*its wish says"):
+        sampler.check_invariants()
 
 
 def test_no_rows_give_no_tokens(device) -> None:
