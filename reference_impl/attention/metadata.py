@@ -151,7 +151,7 @@ def lay_out(
 
 
 def _padded(numbers: NDArray[np.int64], num_pads: int, pad: int) -> NDArray[np.int64]:
-    """With `pad` behind them so many times. Most batches have none, and to add none takes NumPy 10 us."""
+    """With `pad` behind them so many times. Most batches have none, and to add none takes NumPy 17 us."""
     return np.pad(numbers, (0, num_pads), constant_values=pad) if num_pads else numbers
 
 

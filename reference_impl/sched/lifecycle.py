@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING
 
 from reference_impl.memory.kv_memory import ForkingMemory, KVMemory
 from reference_impl.memory.kv_policy import Reason, Refusal
-from reference_impl.memory.prefix_cache import MAX_TOKEN_ID
 from reference_impl.sched.forks import check_forks, check_token
 from reference_impl.sched.plan import Plan
 from reference_impl.sched.queues import FirstCome, WaitingQueue
@@ -222,8 +221,7 @@ class Lifecycle(ABC):
         for identity, token in sampled.items():
             if self._requests[identity].num_left and identity not in step.aborted:
                 raise ValueError(f"request {identity} is in sampled and made no token in this step")
-            if type(token) is not int or not 0 <= token <= MAX_TOKEN_ID:
-                check_token(f"sampled for request {identity}", token)
+            check_token("sampled for", identity, token)
 
     def _count_computed(self, step: Step) -> list[Request]:
         """Book what the step computed; the requests that made a token."""

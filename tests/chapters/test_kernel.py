@@ -152,7 +152,9 @@ def test_what_is_said_of_the_fixed_cost_holds(chapter: Any, record: dict[str, An
     for name in ("8 x 4k, 32/8, 128", "64 x 2k, 32/8, 128", "256 x 1k, 32/8, 128"):
         floor, ours = rows[name]["floor_us"], rows[name]["results"]["ours"]
         lacking.append(floor / (floor + chapter.names["fixed_us"]) - ours["share"])
-    assert -0.04 < lacking[0] < 0, "eight sequences do a little better than foretold"
+    assert number(chapter.glued["eight_better"]) == pytest.approx(-100 * lacking[0], abs=0.06)
+    assert number(chapter.glued["large_less"]) == pytest.approx(100 * lacking[2], abs=0.06)
+    assert lacking[0] < 0, "eight sequences come above what is foretold"
     assert abs(lacking[1]) < 0.02 < lacking[2], "more is missing on the largest batch than a fixed cost says"
     assert lacking == sorted(lacking), "the more there is to read, the more is missing beside the fixed cost"
 

@@ -83,7 +83,7 @@ def shares_by_definition(row: list[float], asked: Wish) -> tuple[list[float], fl
 
 def token_by_definition(row: list[float], asked: Wish) -> tuple[int, float]:
     shares, doubt = shares_by_definition(row, asked)
-    number = float(uniforms([(asked.params.seed, asked.stream, len(asked.made))])[0])
+    (number,) = uniforms([(asked.params.seed, asked.stream, len(asked.made))])
     running = 0.0
     for token, share in enumerate(shares):
         running += share

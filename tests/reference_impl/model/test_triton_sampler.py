@@ -43,7 +43,8 @@ def distance(row: torch.Tensor, asked: Wish) -> float:
     """From this wish's number to the nearest boundary between two tokens, in shares of the whole."""
     weights = ((row.double() - row.double().max()) / asked.params.temperature).exp()
     shares = weights.cumsum(0) / weights.sum()
-    return float((shares - float(uniforms([(asked.params.seed, asked.stream, len(asked.made))])[0])).abs().min())
+    (number,) = uniforms([(asked.params.seed, asked.stream, len(asked.made))]).tolist()
+    return float((shares - number).abs().min())
 
 
 def differ(logits: torch.Tensor, wishes: list[Wish], block_tokens: int, device: torch.device) -> int:
