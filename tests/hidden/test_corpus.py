@@ -32,8 +32,9 @@ def test_a_wrong_submission_is_found_by_the_test_it_names(wrong: Any, module: st
     arguments = {"make": local(load_module(wrong.path, f"wrong_{wrong.path.stem}").BlockAllocator)}
     if "seed" in inspect.signature(run).parameters:
         arguments["seed"] = seed
-    # Any exception ends a hidden test in a verdict other than PASS; what must not happen is that it returns.
-    with pytest.raises(Exception):  # noqa: B017
+    # Any exception ends a hidden test in a verdict other than PASS; what must not happen is that it returns. A test of
+    # cost has to say that the calls are slow: these submissions give the right answers.
+    with pytest.raises(AssertionError if module == "test_cost" else Exception):
         run(**arguments)
 
 
