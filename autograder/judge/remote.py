@@ -87,6 +87,8 @@ class Session:
         self._connection: Connection | None = None
         self._timeouts = 0
         self._skipped: set[str] = set()
+        self._late: set[str] = set()
+        """Cells that did not end once."""
         self._ends_at = time.monotonic() + plan.limits.total_s
 
     def worker(self) -> Connection:
@@ -97,7 +99,7 @@ class Session:
         return self._connection
 
     def _start(self) -> None:
-        """Load every cell; one that never ends or kills the worker is left out and the rest loaded again."""
+        """Load every cell; one that kills the worker, or twice does not end, is left out and the rest loaded again."""
         limits = self.plan.limits
         while True:
             if self.generation >= limits.restarts:
@@ -122,6 +124,10 @@ class Session:
             try:
                 self._run_cell(connection, cell)
             except WorkerGone as gone:
+                # Once may be the machine's doing: much of the time is not the cell's but that of what it imports.
+                if gone.kind == "deadline" and cell.name not in self._late:
+                    self._late.add(cell.name)
+                    return False
                 self._skipped.add(cell.name)
                 how = {"deadline": f"ran longer than {self.plan.limits.load_cell_s:g} s", "died": "ended its process"}
                 self.note(f"{cell.name} {how.get(gone.kind, 'broke the protocol')} and was left out")

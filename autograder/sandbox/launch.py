@@ -40,8 +40,11 @@ class WorkerGone(Exception):  # noqa: N818 - what happened, not a fault of the c
         self.detail = detail
 
 
-class StartFailed(Exception):  # noqa: N818 - the machine's fault, told to staff
-    """The sandbox failed before the worker was ready: never the student's fault."""
+class StartFailed(BaseException):
+    """The sandbox failed before the worker was ready: never the student's fault.
+
+    Not an Exception: a worker may have to be started in the middle of a test, which would take any for an answer.
+    """
 
 
 class Connection:

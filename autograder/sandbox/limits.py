@@ -26,7 +26,8 @@ class Limits:
     """The deadline of a call once `patience` calls have run into theirs: one endless method must not eat the rest."""
     patience: int = 2
     total_s: float = 60.0
-    restarts: int = 60
+    restarts: int = 120
+    """More than a lab has tests: a method that kills its worker in each takes none from the others' tests."""
     cpu_s: int = 60
     memory_bytes: int = 2 << 30
     """Of address space; -1 for a worker with a GPU, which is watched instead."""

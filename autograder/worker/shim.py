@@ -43,7 +43,8 @@ class Worker:
     def exec(self, request: dict[str, Any]) -> None:
         """Run one cell in the student's namespace."""
         name, source = request["name"], request["source"]
-        code = compile(source, name, "exec")
+        # Not under this file's own `from __future__ import annotations`.
+        code = compile(source, name, "exec", dont_inherit=True)
         # Triton reads a kernel's source, where inspect looks for the lines of any function.
         linecache.cache[name] = (len(source), None, source.splitlines(keepends=True), name)
         exec(code, self.module.__dict__)

@@ -16,11 +16,13 @@ import pytest
 from autograder.course import Course
 from autograder.gpu.timed import Timing
 from autograder.judge import grade as grading
+from autograder.judge import remote
 from autograder.judge.grade import Job, grade
 from autograder.judge.subject import LocalSubject
 from autograder.judge.verdicts import GroupResult, SubmissionResult, TestResult, TimingResult, Verdict
 from autograder.nvml import Gpu
 from autograder.sandbox import tiers
+from autograder.sandbox.launch import Connection, StartFailed, WorkerGone
 from autograder.sandbox.limits import Limits
 
 LAB = "lab3_block_allocator"
@@ -120,6 +122,60 @@ def test_a_file_that_never_ends_is_left_out_and_said(graded: Grader) -> None:
     result = graded("while True: pass")
     assert any("ran longer than 1 s and was left out" in flag for flag in result.flags)
     assert set(verdicts(result).values()) == {Verdict.MISSING}
+
+
+def test_a_file_whose_load_was_held_up_once_is_loaded_by_the_next_worker(
+    graded: Grader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held_up = []
+
+    class HeldUpOnce(Connection):
+        def request(self, deadline_s: float, **message: Any) -> dict[str, Any]:
+            if message["op"] == "exec" and message["name"] == "mine.py" and not held_up:
+                held_up.append(deadline_s)
+                raise WorkerGone("deadline")
+            return super().request(deadline_s, **message)
+
+    monkeypatch.setattr(remote, "Connection", HeldUpOnce)
+    result = graded("")
+    assert held_up == [1.0]
+    assert (result.score, result.flags) == (15.0, ())
+
+
+@pytest.mark.parametrize("test", ["test_appends", "test_does_many_things"])
+def test_a_worker_that_does_not_start_between_two_tests_is_never_the_students_fault(
+    graded: Grader, monkeypatch: pytest.MonkeyPatch, test: str
+) -> None:
+    """In a plain test and in one of hypothesis, which takes any Exception for a counterexample."""
+    started = []
+
+    class StartsOnce(Connection):
+        def __init__(self, *args: Any, **named: Any) -> None:
+            if started:
+                raise StartFailed("no process left")
+            super().__init__(*args, **named)
+            started.append(self)
+
+    class Session(remote.Session):
+        def worker(self) -> Connection:
+            if running == [test]:
+                self.fresh()
+                running.clear()
+            return super().worker()
+
+    running: list[str] = []
+    run = grading.run_test
+
+    def run_and_lose(hidden: Any, *args: Any) -> Any:
+        running[:] = [hidden.name]
+        return run(hidden, *args)
+
+    monkeypatch.setattr(remote, "Connection", StartsOnce)
+    monkeypatch.setattr(grading, "Session", Session)
+    monkeypatch.setattr(grading, "run_test", run_and_lose)
+    result = graded("")
+    assert (result.status, result.groups) == ("infra", ())
+    assert result.flags == ("INFRA: no process left",)
 
 
 def test_a_submission_that_sleeps_in_every_call_ends_with_its_budget(graded: Grader) -> None:
