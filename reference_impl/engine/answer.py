@@ -32,7 +32,8 @@ class Group:
     """Choice -> answer."""
     unforked: int = 0
     """Answers that begin when the first one has its first token."""
-    cached_tokens: int = 0
+    cached_tokens: int | None = None
+    """Of the prompt, found in the prefix cache when it was admitted first; None as long as nobody looked."""
     completion_tokens: int = 0
 
     def scheduler_request(self, identity: int, arrival_s: float = 0.0) -> Request:
@@ -54,7 +55,9 @@ class Group:
         return not self.live and not self.unforked
 
     def usage(self) -> Usage:
-        return Usage(len(self.prompt), self.cached_tokens, self.completion_tokens)
+        prompt = len(self.prompt)
+        looked_up = 0 if self.cached_tokens is None else prompt
+        return Usage(prompt, self.cached_tokens or 0, self.completion_tokens, looked_up)
 
 
 class Answer:
@@ -122,6 +125,9 @@ class Answer:
     ) -> Piece:
         """The last piece: what was held back of the text comes with it."""
         text += self._detokenizer.flush()
+        if finish is FinishReason.LENGTH and self._detokenizer.stopped_by is not None:
+            # A stop string that ends in a character of which no more comes is complete only now.
+            finish, stopped_by = FinishReason.STOP, self._detokenizer.stopped_by
         del self.group.live[self.choice]
         usage = self.group.usage() if self.group.is_over else None
         return Piece(self.group.request, self.choice, text, tokens, finish, stopped_by, usage, error)

@@ -26,7 +26,8 @@ def read_asks(path: Path, tokenizer: Tokenizer, params: SamplingParams, *, chat:
     Raises: ValueError, naming file and line, on what cannot be read or is no ask; OSError without the file.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        # Not `splitlines`: it cuts at U+2028 and others too, which JSON allows inside a string.
+        lines = path.read_text(encoding="utf-8").split("\n")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: not UTF-8 at byte {error.start}") from None
     asks = []
@@ -133,4 +134,9 @@ def reply_row(number: int, reply: Reply) -> dict[str, Any]:
         if told.tokens and told.tokens[0].logprob is not None:
             row["logprobs"] = [{"logprob": token.logprob, "top": list(token.top)} for token in told.tokens]
         answers.append(row)
-    return {"index": number, "answers": answers, "usage": vars(reply.usage)}
+    usage = {
+        "prompt_tokens": reply.usage.prompt_tokens,
+        "cached_tokens": reply.usage.cached_tokens,
+        "completion_tokens": reply.usage.completion_tokens,
+    }
+    return {"index": number, "answers": answers, "usage": usage}

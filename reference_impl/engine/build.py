@@ -77,6 +77,7 @@ def build_engine(settings: EngineSettings, *, log: EventLog | None = None, loade
         runner,
         max_waiting=settings.max_waiting,
         max_context_tokens=settings.max_context_tokens,
+        has_prefix_cache=setup.prefix_cache != "none",
         debug=settings.debug,
     )
     return Built(engine, profile)

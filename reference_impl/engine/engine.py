@@ -58,7 +58,8 @@ class Engine:
     """See the module. `scheduler` and the runner share one memory, and nobody else calls any of them.
 
     max_waiting: requests that may wait to be admitted; one more is refused as busy. debug: check every invariant after
-    every step. max_context_tokens: prompt and answer together, at most what the model was made for.
+    every step. max_context_tokens: prompt and answer together, at most what the model was made for. has_prefix_cache:
+    whether the memory looks for the tokens of a prompt, and may find them.
     """
 
     def __init__(
@@ -70,6 +71,7 @@ class Engine:
         clock: Clock = time.monotonic,
         max_waiting: int | None = None,
         max_context_tokens: int | None = None,
+        has_prefix_cache: bool = True,
         debug: bool = False,
     ) -> None:
         """Raises: ValueError if runner and scheduler do not share a memory, or a limit is below 1 or too large."""
@@ -87,6 +89,7 @@ class Engine:
         self.max_waiting = max_waiting
         self.last_step = StepReport()
         self._clock = clock
+        self._has_prefix_cache = has_prefix_cache
         self._debug = debug
         self._sampler = sampler_for(loaded.transformer.device, loaded.config.vocab_size)
         self._groups: dict[int, Group] = {}
@@ -246,11 +249,13 @@ class Engine:
             self._end(group, FinishReason.TIMEOUT)
 
     def _note_reused(self, plan: Plan) -> None:
-        for identity, tokens in plan.reused.items():
+        if not self._has_prefix_cache:
+            return
+        for identity in plan.admitted:
             answer = self._answers[identity]
-            # What a preempted answer finds again is the engine's affair, not the client's.
-            if answer.choice == 0 and not answer.made:
-                answer.group.cached_tokens = tokens
+            # What it finds again after a preemption is the engine's affair, not the client's.
+            if answer.choice == 0 and answer.group.cached_tokens is None:
+                answer.group.cached_tokens = plan.reused.get(identity, 0)
 
     def _launch(self, awaited: Awaited | None = None) -> Flight:
         """Plan a step, compute it, and begin to choose its tokens. awaited: tokens that nobody here has seen yet."""

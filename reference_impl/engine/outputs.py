@@ -33,11 +33,15 @@ class FinishReason(Enum):
 
 @dataclass(frozen=True)
 class Usage:
-    """Tokens of one request: its prompt, how much of that was found in the prefix cache, and all of its answers."""
+    """Tokens of one request: its prompt, how much of that was found in the prefix cache, and all of its answers.
+
+    looked_up_tokens: of the prompt, whether found or not; none if it was never admitted or there is no prefix cache.
+    """
 
     prompt_tokens: int
     cached_tokens: int
     completion_tokens: int
+    looked_up_tokens: int = 0
 
 
 class Piece(NamedTuple):

@@ -50,11 +50,14 @@ class Snapshot:
 
 @dataclass
 class _Trip:
-    """One request that is not answered yet; `last_s` and `made`: choice -> when its newest token came, and how many."""
+    """One request that is not answered yet.
+
+    first_s, last_s, made: choice -> when its first and its newest token came, and how many.
+    """
 
     arrival_s: float
     prompt_tokens: int
-    first_s: float | None = None
+    first_s: dict[int, float] = field(default_factory=dict)
     last_s: dict[int, float] = field(default_factory=dict)
     made: dict[int, int] = field(default_factory=dict)
 
@@ -135,19 +138,21 @@ class Metrics:
             if piece.finish is not None:
                 self._count_end(trip, piece, now_s)
             if piece.usage is not None:
-                self._queries.inc(piece.usage.prompt_tokens)
+                self._queries.inc(piece.usage.looked_up_tokens)
                 self._hits.inc(piece.usage.cached_tokens)
-                self._cached_tokens.inc(piece.usage.cached_tokens)
+                if trip.first_s:
+                    # A share of the prompts that are counted: of one that was never computed to its end, neither is.
+                    self._cached_tokens.inc(piece.usage.cached_tokens)
                 del self._trips[piece.request]
 
     def _count_tokens(self, trip: _Trip, piece: Piece, now_s: float) -> None:
         self._generation_tokens.inc(len(piece.tokens))
-        if trip.first_s is None:
-            trip.first_s = now_s
+        if not trip.first_s:
             self._ttft.observe(now_s - trip.arrival_s)
             self._prompt_tokens.inc(trip.prompt_tokens)
-        elif piece.choice in trip.last_s:
+        if piece.choice in trip.last_s:
             self._itl.observe(now_s - trip.last_s[piece.choice])
+        trip.first_s.setdefault(piece.choice, now_s)
         trip.last_s[piece.choice] = now_s
         trip.made[piece.choice] = trip.made.get(piece.choice, 0) + len(piece.tokens)
 
@@ -157,8 +162,9 @@ class Metrics:
         self._e2e.observe(now_s - trip.arrival_s)
         made = trip.made.get(piece.choice, 0)
         self._made.observe(made)
-        if made > 1 and trip.first_s is not None:
-            self._tpot.observe((trip.last_s[piece.choice] - trip.first_s) / (made - 1))
+        if made > 1:
+            # From its own first token: answers to one prompt may come one after the other.
+            self._tpot.observe((trip.last_s[piece.choice] - trip.first_s[piece.choice]) / (made - 1))
 
     # What is asked ----------------------------------------------------------------------------------------------
 
@@ -178,5 +184,6 @@ class Metrics:
     def check_invariants(self) -> None:
         """AssertionError names the offender."""
         for request, trip in self._trips.items():
-            assert trip.made.keys() == trip.last_s.keys(), f"request {request}: tokens without a time, or the reverse"
-            assert (trip.first_s is None) == (not trip.made), f"request {request} has a first token and no tokens"
+            assert trip.made.keys() == trip.first_s.keys() == trip.last_s.keys(), (
+                f"request {request}: tokens without a time, or the reverse"
+            )

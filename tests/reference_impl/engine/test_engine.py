@@ -82,6 +82,20 @@ def test_under_another_salt_nothing_is_cached(tiny: LoadedModel) -> None:
         assert last.usage.cached_tokens == 0
 
 
+def test_a_prompt_that_finds_its_own_blocks_after_a_preemption_was_not_cached(tiny: LoadedModel) -> None:
+    engine = tiny_engine(tiny, blocks=24, block_size=4, max_tokens_per_step=10, prefix_cache="hash").engine
+    engine.add(list(range(1, 9)), replace(GREEDY, max_tokens=40))
+    engine.add(list(range(100, 130)), replace(GREEDY, max_tokens=24))
+    for _ in range(8):
+        engine.step()
+    # Its prompt takes several steps, and while it does the other two need the memory.
+    newcomer = engine.add(list(range(150, 190)), replace(GREEDY, max_tokens=4))
+    cached = {piece.request: piece.usage.cached_tokens for piece in pieces_of(engine) if piece.usage is not None}
+    counters = engine.scheduler.counters
+    assert min(counters.preemptions, counters.reused_tokens) > 0, "it was preempted, and found what it had computed"
+    assert cached[newcomer] == 0
+
+
 # How answers end -------------------------------------------------------------------------------------------------
 
 
@@ -110,6 +124,16 @@ def test_a_stop_string_cuts_the_text_before_it_and_is_named(tiny: LoadedModel) -
     told = alone(tiny, [1, 2, 3], replace(GREEDY, max_tokens=30, stop=("never\x00there", stop)))
     assert (told.finish, told.stopped_by) == (FinishReason.STOP, stop)
     assert told.text == greedy.text[: greedy.text.index(stop)]
+
+
+def test_a_stop_string_that_ends_in_an_incomplete_character_is_named_though_no_token_may_follow(
+    tiny: LoadedModel,
+) -> None:
+    # The byte begins a character of two, which reads as U+FFFD only when it is known that no other comes.
+    params = replace(GREEDY, max_tokens=1, logit_bias={0xC3: 100.0}, stop=("\ufffd",))
+    told = alone(tiny, [1, 2, 3], params)
+    assert told.token_ids == [0xC3]
+    assert (told.text, told.finish, told.stopped_by) == ("", FinishReason.STOP, "\ufffd")
 
 
 def test_one_token_is_asked_for_and_one_comes(tiny: LoadedModel) -> None:

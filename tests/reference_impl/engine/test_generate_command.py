@@ -206,6 +206,21 @@ def test_a_line_that_is_no_ask_is_named_before_anything_is_computed(
     assert named in str(told.value)
 
 
+@pytest.mark.parametrize("kind", ["jsonl", "txt"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"], ids=["LF", "CRLF"])
+def test_only_a_line_feed_ends_a_line_and_no_other_character_that_breaks_text(
+    tmp_path: Path, tiny: LoadedModel, kind: str, end: str
+) -> None:
+    # JSON must escape the rest of what `str.splitlines` cuts at; in a text file it may stand as it is.
+    breaks = "\u2028\u2029\x85" if kind == "jsonl" else "\u2028\u2029\x85\f\v\x1c\x1d\x1e"
+    prompts = [f"first{mark}second" for mark in breaks]
+    lines = [json.dumps({"prompt": text}, ensure_ascii=False) if kind == "jsonl" else text for text in prompts]
+    path = tmp_path / f"asks.{kind}"
+    path.write_bytes((end.join(lines) + end).encode())
+    asks = read_asks(path, tiny.tokenizer, SamplingParams(), chat=False)
+    assert [tiny.tokenizer.decode(ask.prompt) for ask in asks] == prompts
+
+
 @pytest.mark.parametrize(("data", "named"), [(b"\xff\xfe", "not UTF-8 at byte 0"), (b"\n \n", "no prompt in it")])
 def test_a_file_without_prompts_is_named(tmp_path: Path, tiny: LoadedModel, data: bytes, named: str) -> None:
     path = tmp_path / "asks.txt"

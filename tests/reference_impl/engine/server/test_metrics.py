@@ -12,14 +12,15 @@ pytest.importorskip("prometheus_client", reason="prometheus_client is not instal
 pytest.importorskip("fastapi", reason="fastapi is not installed")
 
 from reference_impl.engine.async_engine import AsyncEngine, State
-from reference_impl.engine.engine import StepReport
+from reference_impl.engine.engine import Engine, StepReport
 from reference_impl.engine.outputs import FinishReason, Piece, Usage
 from reference_impl.engine.server.metrics import Metrics, Snapshot
 from reference_impl.engine.stream import RequestFailedError
 from reference_impl.model.loader import LoadedModel
 from reference_impl.model.sampling import Sampled
-from tests.reference_impl.engine.driving import GREEDY, tiny_engine
+from tests.reference_impl.engine.driving import GREEDY, pieces_of, tiny_engine
 from tests.reference_impl.engine.faults import Faults, once
+from tests.reference_impl.engine.same_tokens import LAB5, LAB6
 from tests.reference_impl.engine.server.http_serving import samples_of, serving
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -42,7 +43,7 @@ def test_times_are_measured_from_arrival_and_from_token_to_token() -> None:
     metrics.stepped([], StepReport(20, 0, 1), 101.0)
     metrics.stepped([made(0, 0), made(0, 1)], StepReport(10, 0, 1), 102.0)
     metrics.stepped([made(0, 0), made(0, 1, finish=FinishReason.STOP)], StepReport(0, 2, 2), 102.25)
-    last = made(0, 0, finish=FinishReason.LENGTH, usage=Usage(30, 16, 5))
+    last = made(0, 0, finish=FinishReason.LENGTH, usage=Usage(30, 16, 5, 30))
     metrics.stepped([last], StepReport(0, 1, 1), 103.0)
     metrics.check_invariants()
     found = samples(metrics)
@@ -61,6 +62,22 @@ def test_times_are_measured_from_arrival_and_from_token_to_token() -> None:
     assert found["vllm:request_generation_tokens_sum"] == 5
     assert found['vllm:request_success_total{finished_reason="stop"}'] == 1
     assert found['vllm:request_success_total{finished_reason="length"}'] == 1
+
+
+def test_the_time_per_token_of_an_answer_that_waits_for_another_begins_with_its_own_first_token() -> None:
+    metrics = Metrics("tiny")
+    metrics.admitted(0, 30, arrival_s=0.0)
+    metrics.stepped([made(0, 0)], StepReport(30, 0, 1), 1.0)
+    metrics.stepped([made(0, 0, finish=FinishReason.LENGTH)], StepReport(0, 1, 1), 2.0)
+    metrics.stepped([made(0, 1)], StepReport(30, 0, 1), 10.0)
+    metrics.check_invariants()
+    metrics.stepped([made(0, 1, finish=FinishReason.LENGTH)], StepReport(0, 1, 1), 10.5)
+    found = samples(metrics)
+    assert found["vllm:request_time_per_output_token_seconds_count"] == 2
+    assert found["vllm:request_time_per_output_token_seconds_sum"] == 1.0 + 0.5
+    assert found["vllm:inter_token_latency_seconds_sum"] == 1.0 + 0.5
+    assert found["vllm:time_to_first_token_seconds_count"] == 1
+    assert found["vllm:time_to_first_token_seconds_sum"] == 1.0
 
 
 def test_a_request_that_never_ran_has_no_first_token() -> None:
@@ -133,6 +150,45 @@ def test_everything_that_was_asked_over_http_is_counted_once(tiny: LoadedModel) 
     assert found["vllm:num_requests_running"] == found["vllm:num_requests_waiting"] == 0
     assert math.isclose(found["vllm:kv_cache_usage_perc"], 0)
     assert found['engine:requests_refused_total{kind="invalid"}'] >= 1
+
+
+def counted(metrics: Metrics, engine: Engine) -> tuple[float, ...]:
+    """Prompt tokens looked up and found, and those computed and cached."""
+    found = samples(metrics, Snapshot.of(engine))
+    names = ("prefix_cache_queries", "prefix_cache_hits", "prompt_tokens", "prompt_tokens_cached")
+    return tuple(found[f"vllm:{name}_total"] for name in names)
+
+
+def test_a_prompt_that_was_aborted_while_it_waited_was_not_looked_up(tiny: LoadedModel) -> None:
+    engine, metrics = tiny_engine(tiny, prefix_cache="hash").engine, Metrics("tiny")
+    request = engine.add([7] * 100, GREEDY)
+    metrics.admitted(request, 100, 0.0)
+    engine.abort(request)
+    metrics.stepped(engine.step(), engine.last_step, 1.0)
+    assert counted(metrics, engine) == (0, 0, 0, 0)
+
+
+@pytest.mark.parametrize("parts", [{"prefix_cache": "none"}, {"scheduler": LAB6}], ids=["none", "lab 6"])
+def test_without_a_prefix_cache_nothing_is_looked_up(tiny: LoadedModel, parts: dict[str, str]) -> None:
+    engine, metrics = tiny_engine(tiny, **parts).engine, Metrics("tiny")
+    metrics.admitted(engine.add([7] * 100, GREEDY), 100, 0.0)
+    metrics.stepped(pieces_of(engine), engine.last_step, 1.0)
+    assert counted(metrics, engine) == (0, 0, 100, 0)
+
+
+@pytest.mark.parametrize("cache", ["hash", "radix", LAB5], ids=["hash", "radix", "lab 5"])
+def test_a_prompt_that_was_aborted_half_computed_was_looked_up_and_none_of_it_counts_as_cached(
+    tiny: LoadedModel, cache: str
+) -> None:
+    engine, metrics = tiny_engine(tiny, prefix_cache=cache, max_tokens_per_step=16).engine, Metrics("tiny")
+    engine.add([7] * 90, GREEDY)
+    pieces_of(engine)
+    request = engine.add([7] * 88 + [8] * 52, GREEDY)
+    metrics.admitted(request, 140, 0.0)
+    metrics.stepped(engine.step(), engine.last_step, 1.0)
+    engine.abort(request)
+    metrics.stepped(pieces_of(engine), engine.last_step, 2.0)
+    assert counted(metrics, engine) == (140, 88, 0, 0)
 
 
 def test_memory_in_use_is_a_share_of_all_memory(tiny: LoadedModel) -> None:
