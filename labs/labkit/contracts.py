@@ -33,7 +33,8 @@ class BlockAllocator(Protocol):
 
     Every error leaves the allocator as it was. Ids are checked first (KeyError: unknown, ValueError: exists already),
     then values (ValueError), then blocks (OutOfBlocks). Integers are whatever `operator.index` takes. A sequence of
-    `n` tokens holds exactly `ceil(n / block_size)` blocks. Source: Kwon et al., SOSP 2023, sections 4.3 to 4.5.
+    `n` tokens holds exactly `ceil(n / block_size)` blocks. Every list that is returned is the caller's own, who may
+    change it. Source: Kwon et al., SOSP 2023, sections 4.3 to 4.5.
     """
 
     def __init__(self, num_blocks: int, block_size: int) -> None:
@@ -54,13 +55,13 @@ class BlockAllocator(Protocol):
         """
 
     def fork(self, parent: int, child: int) -> None:
-        """Start `child` with every block of `parent`, the partial tail too. Takes no free block."""
+        """Start `child` with every block of `parent`, the partial tail too. Takes no free block. Cost: O(blocks)."""
 
     def free(self, seq: int) -> None:
         """End `seq`; a block is free exactly when nobody holds it. Cost: O(blocks touched)."""
 
     def block_table(self, seq: int) -> list[int]:
-        """Physical block ids in [0, num_blocks) in logical order; the caller's own copy."""
+        """Physical block ids in [0, num_blocks) in logical order. Cost: O(blocks)."""
 
     def num_tokens(self, seq: int) -> int:
         """Tokens of `seq`."""

@@ -55,6 +55,16 @@ def test_what_is_said_of_the_peers_can_be_counted_in_the_record(chapter: Any, re
     assert int(glued["all_ahead"]) == sum(row["peer"]["met"] for row in rows if row["peer"])
     assert number(glued["worst_times"]) == round(min(peer["times"] for peer in paged), 2)
     assert int(glued["missed"]) == sum(not row["goal"]["met"] for row in rows)
+    ours_over_textbook = {
+        row["name"]: row["results"]["ours"]["median_us"] / row["results"]["textbook"]["median_us"]
+        for row in rows
+        if "median_us" in row["results"]["textbook"]
+    }
+    ahead = {name: times for name, times in ours_over_textbook.items() if times > 1}
+    assert int(glued["textbook_ahead"]) == len(ahead) > 0
+    assert number(glued["furthest_percent"]) == round(100 * (ahead[glued["furthest"]] - 1)) > 0
+    equal = {case.name for case in DECODE_CASES if len(set(case.lengths)) == 1}
+    assert ahead.keys() <= equal, "the page says that only equal lengths suit the textbook"
     for row in (row for row in rows if row["peer"]):
         ours = row["results"]["ours"]["median_us"]
         assert row["peer"]["times"] == pytest.approx(row["results"][row["peer"]["name"]]["median_us"] / ours, rel=1e-3)
