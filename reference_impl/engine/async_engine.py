@@ -85,7 +85,7 @@ class AsyncEngine:
     ) -> None:
         """drain_s: how long requests may go on after `shutdown` before they are aborted."""
         self.loaded = engine.loaded
-        self.max_context_tokens = min(engine.max_context_tokens, engine.scheduler.memory.capacity)
+        self.max_context_tokens = engine.longest_request_tokens
         """Prompt and answer of one request together, as far as context and memory go."""
         self.state = State.NEW
         self.error: str | None = None

@@ -80,6 +80,11 @@ def build_engine(settings: EngineSettings, *, log: EventLog | None = None, loade
         has_prefix_cache=setup.prefix_cache != "none",
         debug=settings.debug,
     )
+    if not engine.longest_request_tokens:
+        raise ValueError(
+            f"memory of {scheduler.memory.capacity} tokens serves no request at all with allocator "
+            f"{setup.allocator!r} and a context of {longest}: give it more, or ask for a shorter context"
+        )
     return Built(engine, profile)
 
 

@@ -42,6 +42,7 @@ from reference_impl.engine.flight import Blame, Flight
 from reference_impl.engine.flight import StepReport as StepReport
 from reference_impl.engine.outputs import FinishReason, Piece, in_one_line
 from reference_impl.engine.runner import Awaited, Runner
+from reference_impl.memory.kv_memory import longest_served
 from reference_impl.model.loader import LoadedModel
 from reference_impl.model.sampler import sampler_for
 from reference_impl.model.sampling import MAX_SEED, Sampled, SamplingParams
@@ -86,6 +87,10 @@ class Engine:
         self.loaded = loaded
         self.scheduler = scheduler
         self.runner = runner
+        self.longest_request_tokens = longest_served(
+            scheduler.memory, min(self.max_context_tokens, scheduler.memory.capacity)
+        )
+        """Prompt and answer of one request together, as far as context and memory go; 0 if no request would fit."""
         self.max_waiting = max_waiting
         self.last_step = StepReport()
         self._clock = clock

@@ -11,6 +11,7 @@ Every call checks ids, then values, then memory; a refused call changes nothing.
 from __future__ import annotations
 
 from array import array
+from bisect import bisect_left
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -87,6 +88,21 @@ class KVMemory(Protocol):
 
     def check_invariants(self) -> None:
         """AssertionError names the invariant and the offender."""
+
+
+def longest_served(memory: KVMemory, at_most: int) -> int:
+    """Tokens, prompt and answer together, of the longest request that `memory` could serve alone; 0 if not even two.
+
+    Less than the capacity where ranges have certain lengths only. Not more than `at_most` tokens are tried.
+    Cost: O(log at_most) calls of `never_fits`.
+    """
+
+    def refused(tokens: int) -> bool:
+        return memory.never_fits(Demand(0, 1, tokens - 1, token_ids=array("i", [0]))) is not None
+
+    # Whoever can be served can be served with less: the first length that is refused ends those that are not.
+    first = bisect_left(range(2, at_most + 1), True, key=refused) + 2
+    return first - 1 if first > 2 else 0
 
 
 @runtime_checkable

@@ -30,8 +30,7 @@ class ScriptedEngine:
 
     def __init__(self, *, free: bool = True) -> None:
         self.loaded = SimpleNamespace(name="scripted", tokenizer=ByteTokenizer())
-        self.max_context_tokens = 1_000
-        self.scheduler = SimpleNamespace(memory=SimpleNamespace(capacity=10_000))
+        self.longest_request_tokens = 1_000
         self.last_step = StepReport()
         self.threads: set[str] = set()
         self.aborted: list[int] = []
