@@ -70,6 +70,12 @@ def test_a_returned_list_can_be_ruined_after_it_was_taken_down(connection: Conne
     assert (first["ok"], second["ok"]) == ([1, 2], [2, 1, -1])
 
 
+def test_annotations_are_what_they_are_in_a_notebook_and_not_text(connection: Connection) -> None:
+    source = "class Thing:\n    x: int = 0\n    def kind(self):\n        return self.__annotations__['x'] is int"
+    load(connection, source)
+    assert call(connection, "kind")["ok"] is True
+
+
 def test_an_endless_call_is_killed_at_its_deadline(connection: Connection) -> None:
     load(connection, "class Thing:\n    def spin(self):\n        while True:\n            pass")
     start = time.monotonic()
