@@ -41,8 +41,7 @@ ENDED, VICTIM_BLOCKS = 6, 32
 """Victims that one timed batch ends, and the blocks of each."""
 PAIRS, SHORT_LIFE_BLOCKS = 2, 256
 """Pairs of short lives in one timed batch, and the blocks of the longer of a pair. Here as there few calls with many
-blocks each: the way to the sandbox costs both settings the same, and on a busy machine it hid a call that took seven
-times as long."""
+blocks each: the way to the sandbox costs both settings the same, and the more of it, the less their ratio tells."""
 POOLS = (2**14, 2**16, 2**18, 2**20)
 STRETCHES = 64
 """A pool is filled in so many equal parts; the last SCATTERED of them are freed again, but for their victims."""

@@ -36,7 +36,7 @@ def test_the_longest_request_that_is_promised_is_served_to_its_end(
         tiny, block_allocator=allocator, blocks=BLOCKS, block_size=BLOCK_SIZE, max_context_tokens=context
     ).engine
     longest = AsyncEngine(engine).max_context_tokens
-    # A range is a power of two of tokens in the first two.
+    # With these two a range is a power of two of tokens.
     rounded = 256 if allocator in ("pow2", "contiguous") else BLOCKS * BLOCK_SIZE
     assert longest == min(rounded, context or rounded)
     request = engine.add([1], lasts(longest))
