@@ -3,8 +3,8 @@
 Owns: which part of a batch goes to which kernel, and the work lists of a step. Knows nothing of how a kernel works.
 Sequences with one query token stand first and go to `paged_decode` in one launch, all others to `paged_prefill` in
 another, whatever their lengths; decodes of which the metadata say that they begin alike, to `cascade_decode`. Nothing
-here waits for the GPU, and nothing that is launched depends on lengths the host has, but for that of a common prefix: a
-batch of decodes can be captured in a CUDA graph and replayed when the numbers in its tensors have changed.
+here waits for the GPU, and nothing that is launched depends on lengths the host has, but for that of a common prefix
+and the sum of all: a batch can be captured in a CUDA graph and replayed when the numbers in its tensors have changed.
 """
 
 from __future__ import annotations

@@ -12,9 +12,9 @@ of how memory is kept; `concurrency.py` counts who runs.
 
 Padded and pow2 are told the true length of each answer, which no server knows, so they look better here than they are.
 All requests are there at the start. Throughput is tokens that somebody asked for, over the seconds of all steps; what
-runs at once and how much of the memory holds tokens is counted while somebody waits. Two things beside memory are in
-the seconds. Ranges are tables of an entry for each token where blocks have one for sixteen, so a step of ranges costs
-more Python. And no CUDA graph holds a rectangle in which a row is done, so padded steps are launched kernel by kernel.
+runs at once and how much of the memory holds tokens is counted while somebody waits. One thing beside memory is in
+the seconds: ranges are tables of an entry for each token where blocks have one for sixteen, so a step of ranges costs
+more Python.
 Source: Kwon et al., SOSP 2023, sections 6.2 and 6.4 (1.7 to 2.7 times the request rate of the oracle, 2 to 8 times
 that of the longest length reserved; a shared prefix gives another 1.67 to 3.58).
 """

@@ -86,7 +86,7 @@ def _add_engine(parser: argparse.ArgumentParser, max_tokens_per_step: int) -> No
     parser.add_argument("--dtype", default="bfloat16", choices=DTYPES)
     parser.add_argument("--device", default="cuda", help="cuda (default) or cpu")
     parser.add_argument("--attention", help="torch or triton (default: triton on a GPU)")
-    parser.add_argument("--cuda-graphs", default="auto", choices=SWITCH, help="for steps that only decode")
+    parser.add_argument("--cuda-graphs", default="auto", choices=SWITCH, help="a step as one launch")
     parser.add_argument("--overlap", default="auto", choices=SWITCH, help="plan a step while the last is computed")
     parser.add_argument("--max-running", type=int, default=256, metavar="N", help="requests at once")
     parser.add_argument("--max-tokens-per-step", type=int, default=max_tokens_per_step, metavar="N")

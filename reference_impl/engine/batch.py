@@ -28,6 +28,8 @@ PAD_TOKEN = 0
 """What a pad computes; any token does, nobody looks at it."""
 KNOWN = -1
 """The source of a token whose id the host has."""
+AWAITED = -1
+"""What a graph reads in place of a token id that only the device knows."""
 
 TokensOf = Mapping[int, Sequence[int]]
 """Request -> the ids of its tokens, those that it made included."""
@@ -45,10 +47,6 @@ class Batch:
     makers: tuple[int, ...]
     logit_rows: NDArray[np.int64]
     sources: NDArray[np.int64] | None
-
-    @property
-    def num_pads(self) -> int:
-        return len(self.token_ids) - sum(self.layout.query_tokens)
 
 
 def build_batch(plan: Plan, tokens_of: TokensOf, tables: TableRows, awaited: Mapping[int, int] | None = None) -> Batch:

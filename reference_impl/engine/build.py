@@ -152,6 +152,7 @@ def _runner(
         num_host_blocks=host_tokens // memory.block_size,
         poison=settings.debug,
         graph_rows=graph_rows,
+        graph_tokens=settings.max_tokens_per_step,
         max_context_tokens=setup.max_length,
         kv_scales=kv_scales,
         cascade_bytes=PAYS_BYTES if settings.cascade == "auto" else None,

@@ -10,8 +10,8 @@ longer to start them than the GPU takes to run them. A graph is captured once an
     chosen    [rows] int64: the id of each awaited row, which the device chose in the step before
     logits    [rows, vocab_size]: what comes out
 
-Where a cache lies is part of a graph, so graphs are made after the blocks. Only one runs at a time: they share the
-memory of what they compute on the way, and the logits, of which a smaller graph writes the first rows.
+Where a cache lies is part of a graph, so graphs are made after the blocks. What they share with others is in
+`capture.py`.
 
 If asked for, a batch whose sequences all begin in the same blocks has a graph that reads these once. How many tokens
 that are is part of the graph, so one is captured only when its size and prefix came some steps in a row, out of the
@@ -33,8 +33,8 @@ from torch import Tensor
 from reference_impl.attention.backend import Attention, LayerCache
 from reference_impl.attention.common_prefix import common_prefix_tokens, spared_bytes
 from reference_impl.attention.metadata import AttentionMetadata
-from reference_impl.engine.batch import KNOWN, Batch
-from reference_impl.engine.device import on_device
+from reference_impl.engine.batch import AWAITED, KNOWN, Batch
+from reference_impl.engine.capture import Capture
 from reference_impl.engine.upload import Uploader
 from reference_impl.memory.block_table import blocks_for
 from reference_impl.memory.contiguous import at_least_one
@@ -44,8 +44,6 @@ PREFIX_STEPS = 8
 """Steps in a row with the same size and prefix after which these have a graph."""
 PREFIX_GRAPHS = 32
 """Kept of these; the one that was used longest ago goes."""
-AWAITED = -1
-"""In place of a token id that only the device knows."""
 _SMALL = (1, 2, 4)
 _EVERY = 8
 """From 8 rows on, a graph for every 8th size: a batch computes 7 rows too many at most."""
@@ -58,27 +56,28 @@ def graph_sizes(max_rows: int) -> list[int]:
 
 
 class DecodeGraphs:
-    """Graphs of `model` over `caches`, for at most `max_rows` sequences of at most `max_context_tokens`."""
+    """Graphs of `model` over `caches`, for as many sequences as `capture` has rows, of at most `max_context_tokens`."""
 
     def __init__(
         self,
         model: Transformer,
         attention: Attention,
         caches: Sequence[LayerCache],
+        capture: Capture,
         *,
-        max_rows: int,
         max_context_tokens: int,
         cascade_bytes: int | None = None,
     ) -> None:
         """Capture them all. The caches keep what they hold.
 
         cascade_bytes: what a common prefix must spare a layer to be read once; None: each sequence reads its own.
-        Raises: ValueError where there is no NVIDIA GPU; what torch raises if `attention` waits for the device.
+        Raises: what torch raises if `attention` waits for the device.
         """
-        self._check_device(model.device)
+        max_rows = capture.max_rows
         self.sizes = graph_sizes(max_rows)
         self.block_size = caches[0][0].shape[1]
         self._model, self._attention, self._caches = model, attention, caches
+        self._capture, self._logits = capture, capture.logits
         self._longest = max_context_tokens
         # A window may hide a prefix, so that attention could not read it once.
         self._cascade_bytes = cascade_bytes if any(layer.window is None for layer in model.layers) else None
@@ -91,30 +90,15 @@ class DecodeGraphs:
         self._tables = torch.zeros(max_rows, columns, dtype=torch.int32, device=device)
         self._chosen = torch.zeros(max_rows, dtype=torch.int64, device=device)
         self._starts = torch.arange(max_rows + 1, dtype=torch.int32, device=device)
-        self._logits = torch.empty(max_rows, model.config.vocab_size, dtype=model.dtype, device=device)
-        with on_device(device):
-            self._pool: Any = None
-            self._stream = self._new_stream()
-            # The largest first: the others find its memory free.
-            self._graphs = {size: self._captured(size, 0) for size in reversed(self.sizes)}
-            self._prefixed: dict[tuple[int, int], torch.cuda.CUDAGraph] = {}
-
-    @staticmethod
-    def _check_device(device: torch.device) -> None:
-        if device.type != "cuda":
-            raise ValueError(f"a CUDA graph needs an NVIDIA GPU, this model is on {device}")
-
-    def _new_stream(self) -> torch.cuda.Stream:
-        """One for all captures: what a graph has let go of is only there for another on the same."""
-        return torch.cuda.Stream(self._model.device)  # type: ignore[no-untyped-call]
+        # The largest first: the others find its memory free.
+        self._graphs = {size: capture.step(self._forward, size, 0) for size in reversed(self.sizes)}
+        self._prefixed: dict[tuple[int, int], torch.cuda.CUDAGraph] = {}
 
     def fits(self, batch: Batch) -> bool:
-        """Whether every sequence of it decodes, and there are not too many or too long ones."""
-        rows = len(batch.layout.query_tokens)
+        """Whether every sequence of it decodes, and they are not too many, pads included, or too long."""
         return (
-            rows == batch.layout.num_decodes
-            and 0 < rows <= self.sizes[-1]
-            and not batch.num_pads
+            len(batch.layout.query_tokens) == batch.layout.num_decodes
+            and 0 < len(batch.token_ids) <= self.sizes[-1]
             and batch.layout.block_tables.shape[1] <= self._tables.shape[1]
         )
 
@@ -122,7 +106,7 @@ class DecodeGraphs:
         """Logits [makers, vocab_size] of a batch that fits, good until the next call. chosen: for its sources."""
         tables = batch.layout.block_tables
         rows, columns = tables.shape
-        size = next(size for size in self.sizes if size >= rows)
+        size = next(size for size in self.sizes if size >= len(batch.token_ids))
         # A chunk of one token that is not its prompt's last makes none.
         some = [batch.logit_rows] if len(batch.makers) < rows else []
         numbers, sent_tables, *logit_rows = upload.send((_numbers(batch, size), tables, *some))
@@ -151,25 +135,13 @@ class DecodeGraphs:
         if graph is None and prefix_tokens and self._came[1] >= PREFIX_STEPS:
             # If there is no memory for it this step fails, and no later one tries again.
             cascade_bytes, self._cascade_bytes = self._cascade_bytes, None
-            graph = self._captured(size, prefix_tokens)
+            graph = self._capture.step(self._forward, size, prefix_tokens)
             self._cascade_bytes = cascade_bytes
             if len(self._prefixed) == PREFIX_GRAPHS:
                 del self._prefixed[next(iter(self._prefixed))]
         if graph is None:
             return self._graphs[size]
         self._prefixed[key] = graph
-        return graph
-
-    def _captured(self, size: int, prefix_tokens: int) -> torch.cuda.CUDAGraph:
-        # Once before: kernels are compiled and chosen at their first call, which a graph cannot hold.
-        self._stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(self._stream):
-            self._forward(size, prefix_tokens)
-        torch.cuda.current_stream().wait_stream(self._stream)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
-            self._forward(size, prefix_tokens)
-        self._pool = graph.pool()
         return graph
 
     def _forward(self, size: int, prefix_tokens: int) -> None:
@@ -203,7 +175,7 @@ def _numbers(batch: Batch, size: int) -> NDArray[Any]:
     numbers = np.zeros((5, size), dtype=np.int64)
     numbers[2] = -1
     numbers[0, :rows], numbers[1, :rows] = batch.token_ids, layout.positions
-    numbers[2, :rows], numbers[3, :rows] = layout.slot_mapping, layout.context_lens
+    numbers[2, :rows], numbers[3, : len(layout.context_lens)] = layout.slot_mapping, layout.context_lens
     if batch.sources is not None:
         is_awaited = batch.sources != KNOWN
         numbers[0, :rows][is_awaited] = AWAITED

@@ -19,8 +19,8 @@ from reference_impl.attention.backend import Attention, LayerCache
 from reference_impl.attention.fp8 import FP8, KVScales
 from reference_impl.attention.metadata import BatchRow, build_metadata
 from reference_impl.attention.torch_attention import TorchAttention
-from reference_impl.engine.decode_graphs import DecodeGraphs
 from reference_impl.engine.device import on_device
+from reference_impl.engine.graphs import StepGraphs
 from reference_impl.engine.kv_cache import block_bytes
 from reference_impl.memory.block_table import blocks_for
 from reference_impl.memory.contiguous import at_least_one
@@ -106,7 +106,7 @@ def profile_memory(
     costs time for each block that it begins with.
     The step that is measured is a prompt of `max_tokens_per_step` tokens, or of the longest context if that is less,
     with `max_running` rows of logits. attention: whose memory counts too; torch's unless given. graph_rows: if not 0,
-    decodes of up to so many sequences will be captured as CUDA graphs, which is tried once to see what they keep.
+    steps of up to so many sequences will be captured as CUDA graphs, which is tried once to see what they keep.
     kv_scales: of each layer, if keys and values will be kept in 8 bits.
     Raises: ValueError naming the numbers, if not one block fits, the budget is more than is free, an argument makes no
     sense, or this system does not say what is free.
@@ -123,7 +123,8 @@ def profile_memory(
             raise ValueError("this system does not say how much memory is free: give KV memory in bytes")
         attention = attention or TorchAttention()
         step = step_bytes(model, min(max_tokens_per_step, longest), max_running, attention, block_size, kv_scales)
-        graphs = graph_bytes(model, attention, graph_rows, longest, block_size, kv_scales) if graph_rows else None
+        if graph_rows:
+            graphs = graph_bytes(model, attention, graph_rows, max_tokens_per_step, longest, block_size, kv_scales)
         budget = int(share * max(0, free - (step or 0) - (graphs or 0)))
         said = f"{share:.0%} of {shown_bytes(free)} free, less {shown_bytes(step or 0)} for the largest step,"
     else:
@@ -175,15 +176,24 @@ def graph_bytes(
     model: Transformer,
     attention: Attention,
     max_rows: int,
+    max_tokens: int,
     max_context_tokens: int,
     block_size: int,
     kv_scales: Sequence[KVScales] | None = None,
 ) -> int:
-    """What CUDA graphs for up to `max_rows` sequences keep, torch's part and the driver's: made once, and let go."""
+    """What CUDA graphs for up to `max_rows` sequences and `max_tokens` tokens a step keep, torch's part and the
+    driver's: made once, and let go."""
     torch.cuda.empty_cache()
     before = torch.cuda.mem_get_info(model.device)[0]
     cache = shared_cache(model, 1, block_size, kv_scales)
-    graphs = DecodeGraphs(model, attention, cache, max_rows=max_rows, max_context_tokens=max_context_tokens)
+    graphs = StepGraphs(
+        model,
+        attention,
+        cache,
+        max_rows=max_rows,
+        max_tokens=max_tokens,
+        max_context_tokens=max_context_tokens,
+    )
     torch.cuda.empty_cache()
     kept = before - torch.cuda.mem_get_info(model.device)[0]
     del graphs

@@ -1,12 +1,12 @@
 """One step, run: from a plan to logits.
 
-Owns: the tensors behind the blocks (`kv_cache.py`), and on a GPU the graphs (`decode_graphs.py`) and the way there
+Owns: the tensors behind the blocks (`kv_cache.py`), and on a GPU the graphs (`graphs.py`) and the way there
 (`upload.py`). Knows nothing of how a batch is put together (`batch.py`), why a request is in the plan, or what becomes
 of its logits. What a step computes depends on the plan, the tokens, the block tables and what the cache holds, and on
 nothing else.
 
     plan       swapped_out, swapped_in, copies: blocks are moved first, in this order
-    batch      a step that only decodes is one graph, if there are graphs; every other is launched kernel by kernel
+    batch      is one graph, if there are graphs and one is large enough; every other is launched kernel by kernel
     logits     a row for each request all of whose tokens are computed after this step: it makes a token
 
 On a GPU nothing here waits for the device, but for swaps: `run` comes back when the work is told.
@@ -25,8 +25,8 @@ from torch import Tensor
 from reference_impl.attention.backend import Attention
 from reference_impl.attention.fp8 import KVScales
 from reference_impl.engine.batch import KNOWN, Batch, TokensOf, build_batch
-from reference_impl.engine.decode_graphs import DecodeGraphs
 from reference_impl.engine.device import on_device
+from reference_impl.engine.graphs import StepGraphs
 from reference_impl.engine.kv_cache import KVCache
 from reference_impl.engine.table_rows import TableRows
 from reference_impl.engine.upload import Uploader
@@ -66,12 +66,14 @@ class Runner:
         num_host_blocks: int = 0,
         poison: bool = False,
         graph_rows: int = 0,
+        graph_tokens: int = 512,
         max_context_tokens: int | None = None,
         kv_scales: Sequence[KVScales] | None = None,
         cascade_bytes: int | None = None,
     ) -> None:
-        """poison, and kv_scales for keys and values in 8 bits: see `KVCache`. graph_rows: decodes of at most so many
-        sequences run as CUDA graphs; 0: none do. cascade_bytes: see `DecodeGraphs`.
+        """poison, and kv_scales for keys and values in 8 bits: see `KVCache`. graph_rows: steps of at most so many
+        sequences run as CUDA graphs, with up to graph_tokens tokens of prompts; 0: none do. cascade_bytes: see
+        `DecodeGraphs`.
 
         Raises: ValueError if the device has no memory for the blocks, or there are to be graphs and it is no GPU.
         """
@@ -89,11 +91,12 @@ class Runner:
             scales=kv_scales,
         )
         self.graphs = (
-            DecodeGraphs(
+            StepGraphs(
                 model,
                 attention,
                 self.cache.layers,
                 max_rows=graph_rows,
+                max_tokens=graph_tokens,
                 max_context_tokens=max_context_tokens or model.config.max_context_tokens,
                 cascade_bytes=cascade_bytes,
             )
@@ -123,9 +126,9 @@ class Runner:
             return StepLogits((), torch.empty(0, self.model.config.vocab_size, device=self.model.device))
         batch = build_batch(plan, tokens_of, self._tables, awaited.rows if awaited else None)
         chosen = awaited.tokens if awaited else None
-        if self.graphs is not None and self.graphs.fits(batch):
-            return StepLogits(batch.makers, self.graphs.run(batch, self._upload, chosen))
-        return StepLogits(batch.makers, self._launch(batch, chosen))
+        graphs = self.graphs.of(batch) if self.graphs is not None else None
+        logits = graphs.run(batch, self._upload, chosen) if graphs is not None else self._launch(batch, chosen)
+        return StepLogits(batch.makers, logits)
 
     def _launch(self, batch: Batch, chosen: Tensor | None) -> Tensor:
         """Every kernel on its own."""

@@ -21,7 +21,7 @@ from reference_impl.engine import decode_graphs
 from reference_impl.model.loader import LoadedModel
 from tests.reference_impl.attention.batches import Batch, Shape, shapes
 from tests.reference_impl.engine.driving import GREEDY, heard, tiny_engine
-from tests.reference_impl.engine.graphs_by_hand import ByHand
+from tests.reference_impl.engine.graphs_by_hand import give_graphs
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -117,22 +117,35 @@ def test_a_graph_that_reads_a_prefix_once_makes_the_tokens_of_one_that_does_not(
 
     def told(cascade_bytes: int | None) -> list[list[int]]:
         engine = tiny_engine(tiny, max_tokens_per_step=9).engine
-        runner = engine.runner
-        runner.graphs = graphs = ByHand(
-            tiny.transformer,
-            TritonAttention(),
-            runner.cache.layers,
-            max_rows=4,
-            max_context_tokens=16,
-            cascade_bytes=cascade_bytes,
-        )
+        sizes = {"max_rows": 4, "max_tokens": 1, "max_context_tokens": 16}
+        _, ran = give_graphs(engine, TritonAttention(), cascade_bytes=cascade_bytes, **sizes)
         for number in range(3):
             engine.add([3, 1, 4, 1, 5, 9, 2, 6, number], replace(GREEDY, max_tokens=5))
         found = heard(engine)
-        assert ((4, 8) in graphs.ran) == (cascade_bytes is not None)
+        assert ((4, 8) in ran) == (cascade_bytes is not None)
         return [found[key].token_ids for key in sorted(found)]
 
     assert told(1) == told(None)
+
+
+def test_a_graph_with_prompts_makes_the_tokens_of_launches(device: torch.device, tiny: LoadedModel) -> None:
+    """Prompts of several steps beside decodes; rows and sequences behind them are padded."""
+    if device.type != "cpu":
+        pytest.skip("on a GPU test_gpu_engine.py sees it, in graphs that are captured")
+
+    def told(with_graphs: bool) -> list[list[int]]:
+        engine = tiny_engine(tiny, max_tokens_per_step=9).engine
+        engine.runner.attention = TritonAttention()
+        if with_graphs:
+            sizes = {"max_rows": 3, "max_tokens": 9, "max_context_tokens": 24}
+            _, ran = give_graphs(engine, TritonAttention(), **sizes)
+        for number in range(3):
+            engine.add([3, 1, 4, 1, 5, 9, 2, 6, 5, 3, number], replace(GREEDY, max_tokens=3))
+        found = heard(engine)
+        assert not with_graphs or {len(of) for of in ran} == {1, 2}, "steps of both kinds ran"
+        return [found[key].token_ids for key in sorted(found)]
+
+    assert told(with_graphs=True) == told(with_graphs=False)
 
 
 def test_what_is_stored_is_what_is_attended_to(device: torch.device) -> None:

@@ -17,13 +17,16 @@ import pytest
 import torch
 from torch import Tensor
 
+from reference_impl.attention.torch_attention import TorchAttention
 from reference_impl.engine import build, decode_graphs
 from reference_impl.engine.build import build_engine
-from reference_impl.engine.decode_graphs import DecodeGraphs, graph_sizes
+from reference_impl.engine.decode_graphs import graph_sizes
 from reference_impl.engine.generate import Ask, Told, generate
+from reference_impl.engine.graphs import StepGraphs
 from reference_impl.engine.options import EngineSettings
 from reference_impl.engine.outputs import FinishReason
 from reference_impl.engine.pipelined import PipelinedEngine
+from reference_impl.engine.runner import Runner
 from reference_impl.model.byte_tokenizer import ByteTokenizer
 from reference_impl.model.loader import LoadedModel
 from reference_impl.model.sampler import Choice, Wish
@@ -89,7 +92,7 @@ def test_greedy_tokens_are_those_of_the_reference_on_a_cpu(name: str, parts: dic
 
 @on_gpu
 @pytest.mark.gpu
-@pytest.mark.parametrize("name", [name for name in WAYS if "somebody" not in name and name != "padded"])
+@pytest.mark.parametrize("name", [name for name in WAYS if "somebody" not in name])
 def test_chunks_preemption_swaps_hits_forks_and_every_allocator_change_no_token(name: str) -> None:
     way = WAYS[name]
     wanted = asks(0.0, way.n) * (1 + way.twice)
@@ -118,6 +121,33 @@ def test_sampled_tokens_come_again_with_their_seed_whatever_runs_beside_them() -
     for others in (alone, answers(model("qwen3", "cpu"), wanted)):
         pairs = zip(chain.from_iterable(whole), chain.from_iterable(others), strict=True)
         assert sum(ours != theirs for ours, theirs in pairs) <= 5
+
+
+@on_gpu
+@pytest.mark.gpu
+@pytest.mark.parametrize("overlap", ["off", "on"])
+def test_no_step_is_launched_kernel_by_kernel_while_its_prompts_fit_a_graph(
+    overlap: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Chunks, hits and prompts that come while others decode; then steps that are larger than every graph."""
+    wanted = asks(0.0)
+    expected = answers(model("qwen3", "cpu"), wanted)
+    launched: list[int] = []
+    launch = Runner._launch
+
+    def counted(runner: Runner, batch: Any, chosen: Tensor | None) -> Tensor:
+        launched.append(len(batch.token_ids))
+        return launch(runner, batch, chosen)
+
+    monkeypatch.setattr(Runner, "_launch", counted)
+    parts = {"prefix_cache": "hash", "overlap": overlap}
+    assert answers(model("qwen3", "cuda"), wanted, max_tokens_per_step=100, **parts) == expected
+    assert not launched
+    launched.clear()
+    long = [Ask([*each] * 5, wanted[0].params) for each in (range(256), range(255, -1, -1))]
+    told = answers(model("qwen3", "cuda"), long, max_tokens_per_step=2_600, **parts)
+    assert launched == [2 * 5 * 256]
+    assert told == answers(model("qwen3", "cpu"), long)
 
 
 class Dictated:
@@ -167,7 +197,7 @@ def test_a_gpu_gets_kernels_graphs_and_overlap_unless_told_otherwise() -> None:
     built = build_engine(settings, loaded=loaded)
     assert type(built.engine) is PipelinedEngine
     assert built.engine.runner.graphs is not None
-    assert built.engine.runner.graphs.sizes == [1, 2, 4, 5]
+    assert built.engine.runner.graphs.decodes.sizes == [1, 2, 4, 5]
     off = build_engine(replace(settings, cuda_graphs="off"), loaded=loaded)
     assert off.engine.runner.graphs is None
 
@@ -273,8 +303,13 @@ def test_graphs_of_all_sizes_keep_logits_once() -> None:
     runner = build_engine(EngineSettings("llama", device="cuda", kv_memory_bytes=2**20, max_running=40), loaded=loaded)
     graphs = runner.engine.runner.graphs
     assert graphs is not None
-    kept = [tensor for tensor in vars(graphs).values() if isinstance(tensor, Tensor) and tensor.is_floating_point()]
-    assert [tuple(tensor.shape) for tensor in kept] == [(40, 258)]
+    kept = {
+        tensor.data_ptr(): tuple(tensor.shape)
+        for part in (graphs.decodes, graphs.prompts)
+        for tensor in vars(part).values()
+        if isinstance(tensor, Tensor) and tensor.is_floating_point()
+    }
+    assert list(kept.values()) == [(40, 258)]
 
 
 def test_every_batch_has_a_graph_that_is_at_most_seven_rows_too_large() -> None:
@@ -288,7 +323,7 @@ def test_every_batch_has_a_graph_that_is_at_most_seven_rows_too_large() -> None:
 def test_without_a_gpu_graphs_are_refused_with_the_device() -> None:
     loaded = model("llama", "cpu")
     with pytest.raises(ValueError, match="a CUDA graph needs an NVIDIA GPU, this model is on cpu"):
-        DecodeGraphs(loaded.transformer, None, [], max_rows=4, max_context_tokens=64)  # type: ignore[arg-type]
+        StepGraphs(loaded.transformer, TorchAttention(), [], max_rows=4, max_tokens=64, max_context_tokens=64)
     for settings, said in (
         ({"cuda_graphs": "on"}, "cuda_graphs on needs attention triton on an NVIDIA GPU"),
         ({"attention": "triton"}, "attention triton runs on an NVIDIA GPU, this model is on cpu: take torch"),
