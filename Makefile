@@ -45,7 +45,7 @@ test-gpu:                      ## everything that a GPU runner uses, on that run
 	$(PYTHON) -m pytest --durations 15 --durations-min 10 $$($(PYTHON) -c 'import importlib.util as u; from autograder.nvml import gpus; print(f"-n {12 * len(gpus())} --dist worksteal" * bool(u.find_spec("xdist")))') \
 	    tests/reference_impl tests/bugs tests/hidden tests/autograder/worker tests/autograder/sandbox \
 	    tests/autograder/judge tests/autograder/runners tests/autograder/gpu tests/autograder/test_nvml.py
-	$(PYTHON) -m pytest tests/autograder/gpu/test_clock.py
+	$(PYTHON) -m pytest tests/autograder/gpu/test_clock.py tests/autograder/gpu/test_stand.py
 
 # A process for each file of tests, so many at once, long files first: a sanitizer does not live with pytest-xdist. Racecheck
 # takes minutes for each of three tests of prefill's long prompts.

@@ -2,7 +2,9 @@
 
 Owns: the life of that process, its deadlines, and the words in which its ends are told. Knows nothing of sessions and
 of what is graded. A canary runs in every new process: before the first kernel of a student it tells a machine's fault
-from everything that a student could cause; after a fault it tells whether the GPU can go on.
+from everything that a student could cause; after a fault it tells whether the GPU can go on. Where nothing of the
+submission has faulted since it last was well, and nothing of it is left there, it is the machine's fault again:
+somebody else may have filled it.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from autograder.sandbox.launch import StartFailed
 START_S, PLAY_S, TIME_S = 120.0, 20.0, 120.0
 RECOVERY_S = 60.0
 """How long the GPU may take to be well again after a kernel was killed on it."""
+Turn = Callable[[], AbstractContextManager[None]]
 NOT_WELL = "the GPU does not work as it should, with nothing of a submission on it"
 
 
@@ -36,6 +39,9 @@ class Stand:
         self.turns = turns
         self.gpu = ""
         """Its name, once it has been proven."""
+        self._clear: Callable[[], None] = lambda: None
+        self._has_faulted = False
+        """Whether a kernel of the submission has ended a process since the last canary that was well."""
         try:
             self._replay: Replay | None = Replay()
         except OSError as error:
@@ -44,21 +50,21 @@ class Stand:
     def prove(self, clear: Callable[[], None]) -> None:
         """Run the canary of a new stand. If the GPU is not well, `clear` it of the submission's own process and wait.
 
+        clear: asked again later, if the GPU is not well without a fault of the submission.
         Raises: StartFailed if it is not well then either: nothing of the submission's is left that could be the cause.
         """
+        self._clear = clear
         try:
             self._canary()
             return
         except ReplayGone:
             self.close()
-            clear()
-        try:
-            self._recover()
-        except TestEnded as ended:
-            raise StartFailed(f"{NOT_WELL}: {ended.message}") from ended
+        clear()
+        if not self._is_well_again():
+            raise StartFailed(NOT_WELL)
 
     def renew(self) -> None:
-        """Go on with a process that has played nothing yet. Raises: TestEnded."""
+        """Go on with a process that has played nothing yet. Raises as `play`."""
         self.close()
         self._recover()
 
@@ -76,23 +82,27 @@ class Stand:
     def play(
         self, plan: Any, blobs: Sequence[bytes], dtypes: Sequence[str], at_most_s: float = PLAY_S
     ) -> tuple[dict[str, Any], list[bytes]]:
-        """A plan on the storages in `blobs` (answers.py). Raises: TestEnded if that went wrong on the GPU."""
+        """A plan on the storages in `blobs` (answers.py).
+
+        Raises: TestEnded if that went wrong on the GPU; StartFailed if the GPU is not well, by no kernel's fault.
+        """
         told = {"plan": encoded(plan), "dtypes": list(dtypes)}
-        return self._request(self.together(), min(PLAY_S, at_most_s), blobs, op="play", **told)
+        return self._request(self.together, min(PLAY_S, at_most_s), blobs, op="play", **told)
 
     def time(self, plan: Any, case: TimedCase, tables_seed: int, at_most_s: float = TIME_S) -> Timing:
-        """A plan timed on a case (clock.py). Raises: TestEnded if that went wrong on the GPU."""
+        """A plan timed on a case (clock.py). Raises as `play`."""
         told = {"plan": encoded(plan), "case": case.to_json(), "tables_seed": tables_seed}
-        reply, _ = self._request(self.alone(), min(TIME_S, at_most_s), (), op="time", **told)
+        reply, _ = self._request(self.alone, min(TIME_S, at_most_s), (), op="time", **told)
         return Timing(**reply)
 
     def textbook_us(self, case: TimedCase, at_most_s: float = TIME_S) -> float | None:
         """A textbook's kernel on a case (textbook.py); None if there is no time. To be asked before any play."""
         try:
             deadline_s = min(TIME_S, at_most_s)
-            reply, _ = self._request(self.alone(), deadline_s, (), op="textbook", case=case.to_json())
+            reply, _ = self._request(self.alone, deadline_s, (), op="textbook", case=case.to_json())
         except TestEnded:
             # No kernel but ours has run: nobody loses anything but a bar in a figure.
+            self._has_faulted = False
             return None
         found: float | None = reply["us"]
         return found
@@ -106,34 +116,81 @@ class Stand:
         return nullcontext() if self.turns is None else self.turns.alone()
 
     def _request(
-        self, turn: AbstractContextManager[None], deadline_s: float, blobs: Sequence[bytes], **message: Any
+        self,
+        turn: Turn,
+        deadline_s: float,
+        blobs: Sequence[bytes],
+        **message: Any,
     ) -> tuple[dict[str, Any], list[bytes]]:
-        if self._replay is None:
-            self._recover()
-        assert self._replay is not None
         try:
-            with turn:
-                reply, found = self._replay.request(deadline_s, blobs, **message)
+            reply, found = self._asked(turn, deadline_s, blobs, message)
         except ReplayGone as gone:
-            self._replay = None
-            raise _ended(gone, deadline_s) from None
+            if not _lacks_memory(gone):
+                raise self._ended(gone, deadline_s) from None
+            # Perhaps somebody else had it: once more, when there is memory.
+            try:
+                reply, found = self._asked(turn, deadline_s, blobs, message)
+            except ReplayGone as again:
+                raise self._ended(again, deadline_s) from None
         if "refused" in reply:
             raise TestEnded(Verdict.PROTOCOL_VIOLATION, f"what was recorded cannot be played: {reply['refused']}")
         return reply, found
 
+    def _asked(
+        self,
+        turn: Turn,
+        deadline_s: float,
+        blobs: Sequence[bytes],
+        message: dict[str, Any],
+    ) -> tuple[dict[str, Any], list[bytes]]:
+        """Of a process that is well. Raises: ReplayGone, and there is none any more; what `_recover` raises."""
+        if self._replay is None:
+            self._recover()
+        assert self._replay is not None
+        try:
+            with turn():
+                return self._replay.request(deadline_s, blobs, **message)
+        except ReplayGone:
+            self._replay = None
+            raise
+
+    def _ended(self, gone: ReplayGone, deadline_s: float) -> TestEnded:
+        if _lacks_memory(gone):
+            return TestEnded(Verdict.OUT_OF_MEMORY, "its buffers do not fit the GPU")
+        self._has_faulted = True
+        if gone.kind == "deadline":
+            return TestEnded(Verdict.TIMEOUT, f"its kernels did not end within {deadline_s:g} s")
+        return TestEnded(Verdict.GPU_FAULT, "a kernel faulted on the GPU, as by an address outside its tensors")
+
     def _recover(self) -> None:
-        """A new process, as soon as the GPU is well again. The fault was the student's: so is it if it never is."""
+        """A new process, as soon as the GPU is well again.
+
+        Raises: TestEnded if it never is and a fault was the student's; StartFailed if none was, and it is not well with
+        the submission's own process gone either.
+        """
+        if self._is_well_again():
+            return
+        if self._has_faulted:
+            raise TestEnded(Verdict.GPU_FAULT, "the GPU did not recover from an earlier kernel")
+        self._clear()
+        if not self._is_well_again():
+            raise StartFailed(NOT_WELL)
+
+    def _is_well_again(self) -> bool:
+        """A new process, unless the GPU is not well for as long as one waits."""
         deadline = time.monotonic() + RECOVERY_S
         while True:
             try:
                 self._replay = Replay()
                 self._canary()
-                return
             except (ReplayGone, OSError):
                 self._replay = None
                 if time.monotonic() > deadline:
-                    raise TestEnded(Verdict.GPU_FAULT, "the GPU did not recover from an earlier kernel") from None
+                    return False
                 time.sleep(1.0)
+            else:
+                self._has_faulted = False
+                return True
 
     def close(self) -> None:
         """End the process."""
@@ -148,9 +205,5 @@ class Stand:
         self.close()
 
 
-def _ended(gone: ReplayGone, deadline_s: float) -> TestEnded:
-    if gone.kind == "deadline":
-        return TestEnded(Verdict.TIMEOUT, f"its kernels did not end within {deadline_s:g} s")
-    if "out of memory" in gone.detail:
-        return TestEnded(Verdict.OUT_OF_MEMORY, "its buffers do not fit the GPU")
-    return TestEnded(Verdict.GPU_FAULT, "a kernel faulted on the GPU, as by an address outside its tensors")
+def _lacks_memory(gone: ReplayGone) -> bool:
+    return gone.kind != "deadline" and "out of memory" in gone.detail

@@ -31,14 +31,6 @@ EQUAL = TimedCase((2048,) * 48, 32, 8, 128, 16, "float16")
 TABLES_SEED = 11
 
 
-@pytest.fixture
-def alone(request: pytest.FixtureRequest) -> None:
-    """The GPU for this test alone: others that run beside it are no noise that a grader meets."""
-    if hasattr(request.config, "workerinput"):
-        pytest.skip("needs the GPU alone; run tests/autograder/gpu/test_clock.py without -n")
-    torch.cuda.empty_cache()
-
-
 def timed(case: TimedCase, plan: Any) -> Timing:
     with Stand() as stand:
         stand.prove(lambda: None)
