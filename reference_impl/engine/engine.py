@@ -160,27 +160,44 @@ class Engine:
         requests = [
             group.scheduler_request(group.request if choice == 0 else self._new_id()) for choice in range(at_once)
         ]
-        for request in requests:
-            refusal = self.scheduler.add(request)
-            if refusal is not None:
-                # All ask for the same, so it is the first that is refused, before anything was taken.
-                raise refused(refusal)
+        self._take_all(requests)
         for choice, request in enumerate(requests):
             self._keep(Answer(group, choice, request.request, self._detokenizer(params)), request)
         group.unforked = params.n - at_once
         self._groups[group.request] = group
         return group.request
 
+    def _take_all(self, requests: Sequence[Request]) -> None:
+        """Give them all to the scheduler, or none. Raises: RequestRefused; what the scheduler raised."""
+        taken: list[int] = []
+        try:
+            for request in requests:
+                refusal = self.scheduler.add(request)
+                if refusal is not None:
+                    raise refused(refusal)
+                taken.append(request.request)
+        except BaseException as error:
+            try:
+                for identity in taken:
+                    self.scheduler.abort(identity)
+            except Exception as second:
+                self._break(f"{in_one_line(error)}; then {in_one_line(second)}")
+            raise
+
     def abort(self, request: int, reason: FinishReason = FinishReason.ABORT) -> None:
         """End a request between two steps; its last pieces come out of the next step.
 
         Its blocks are free at once, or when the step that it is in has landed.
-        Raises: KeyError if it is unknown or over.
+        Raises: KeyError if it is unknown or over; what the scheduler raised, and then the engine is broken.
         """
         group = self._groups.get(index(request))
         if group is None:
             raise KeyError(f"no request {request}")
-        self._end(group, reason)
+        try:
+            self._end(group, reason)
+        except BaseException as error:
+            self._break(in_one_line(error))
+            raise
 
     def _end(self, group: Group, reason: FinishReason, error: str | None = None) -> None:
         """End all of its answers that have not ended."""

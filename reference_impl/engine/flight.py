@@ -63,13 +63,17 @@ class Blame:
         try:
             yield
         except BaseException:
-            self._groups |= {answer.group.request: answer.group for answer in answers}
+            self.again(answer.group for answer in answers)
             raise
 
     def taken(self) -> list[Group]:
         """Those it concerns, and from now on nobody."""
         groups, self._groups = list(self._groups.values()), {}
         return groups
+
+    def again(self, groups: Iterable[Group]) -> None:
+        """It concerns them, as somebody found out who took them."""
+        self._groups |= {group.request: group for group in groups}
 
     def check_invariants(self) -> None:
         """Between two steps nobody is to blame. AssertionError names who is."""

@@ -53,9 +53,22 @@ class PipelinedEngine(Engine):
             if self._answers:
                 tokens = flight.choice.tokens if flight.choice is not None else None
                 self._flight = self._launch(None if tokens is None else Awaited(guessed, tokens))
-        finally:
-            # Also if that went wrong: what this step made is there all the same.
+        except BaseException:
+            # What this step made is there all the same.
+            self._land_behind_an_error(flight, guessed, started_s)
+            raise
+        self._say(flight, self._land_guessed(flight, guessed), started_s)
+
+    def _land_behind_an_error(self, flight: Flight, guessed: Mapping[int, int], started_s: float) -> None:
+        """If this goes wrong too, both errors must be somebody's, or the engine cannot be trusted any more."""
+        concerned = self._blame.taken()
+        try:
             self._say(flight, self._land_guessed(flight, guessed), started_s)
+        except BaseException:
+            others = self._blame.taken()
+            self._blame.again([*concerned, *others] if concerned and others else [])
+            raise
+        self._blame.again(concerned)
 
     def _may_guess(self, flight: Flight) -> bool:
         if flight.choice is not None and not flight.choice.complete:

@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from reference_impl.engine import engine as engine_module
+from reference_impl.engine.engine import Engine
 from reference_impl.engine.outputs import FinishReason, in_one_line
 from reference_impl.model.loader import LoadedModel
 from tests.reference_impl.engine import driving
@@ -127,6 +128,76 @@ def test_an_error_of_the_scheduler_ends_everybody_and_the_engine_says_so(tiny: L
     engine.check_invariants()
     with pytest.raises(RuntimeError, match="serves nobody until it is made anew: ValueError: no plan"):
         engine.add([1], GREEDY)
+
+
+def test_an_error_of_the_scheduler_ends_everybody_whatever_else_goes_wrong_in_that_step(tiny: LoadedModel) -> None:
+    """Where steps overlap the one before lands behind the error, and its tokens are no good."""
+    engine = tiny_engine(tiny, max_running=1).engine
+    Faults(engine, once("tokens", 1))
+    requests = [engine.add([5, 6, 7], GREEDY) for _ in range(2)]
+    engine.step()
+
+    schedule, calls = engine.scheduler.schedule, iter(range(9))
+
+    def fails_once() -> Any:
+        if next(calls) == 0:
+            raise ValueError("no plan")
+        return schedule()
+
+    engine.scheduler.schedule = fails_once  # type: ignore[method-assign]
+    told: dict[int, FinishReason | None] = {}
+    while engine.has_work:
+        try:
+            told |= {piece.request: piece.finish for piece in engine.step()}
+        except (ValueError, FloatingPointError):
+            continue
+    assert engine.broken is not None
+    assert told == dict.fromkeys(requests, FinishReason.ERROR)
+    engine.check_invariants()
+
+
+def without_forks(tiny: LoadedModel) -> Engine:
+    """Of somebody's scheduler, to which each answer is a request of its own."""
+    return tiny_engine(tiny, overlap="auto", scheduler=LAB6).engine
+
+
+def test_of_several_answers_all_are_taken_or_none(tiny: LoadedModel) -> None:
+    engine = without_forks(tiny)
+    add, calls = engine.scheduler.add, iter(range(9))
+
+    def fails_once(request: Any) -> Any:
+        if next(calls) == 1:
+            raise ValueError("no room for a second one")
+        return add(request)
+
+    engine.scheduler.add = fails_once  # type: ignore[method-assign]
+    with pytest.raises(ValueError, match="no room for a second one"):
+        engine.add([5, 6, 7], replace(GREEDY, n=3))
+    assert engine.broken is None
+    assert not engine.has_work
+    assert (engine.num_waiting, blocks_in_use(engine)) == (0, 0)
+    request = engine.add([5, 6, 7], replace(GREEDY, n=3))
+    told = heard(engine)
+    assert [told[request, choice].token_ids for choice in range(3)] == [alone(tiny, [5, 6, 7])] * 3
+
+
+def test_a_scheduler_that_cannot_end_a_request_ends_everybody(tiny: LoadedModel) -> None:
+    engine = without_forks(tiny)
+    requests = [engine.add([5, 6, 7], replace(GREEDY, n=2)) for _ in range(2)]
+    engine.step()
+
+    def abort(identity: int) -> Any:
+        raise ValueError("no end")
+
+    engine.scheduler.abort = abort  # type: ignore[method-assign]
+    with pytest.raises(ValueError, match="no end"):
+        engine.abort(requests[0])
+    assert engine.broken == "ValueError: no end"
+    told = heard(engine)
+    assert {key: answer.finish for key, answer in told.items()} == {
+        (request, choice): FinishReason.ERROR for request in requests for choice in range(2)
+    }
+    engine.check_invariants()
 
 
 def test_a_device_that_is_lost_ends_everybody(tiny: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
