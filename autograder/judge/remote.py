@@ -51,12 +51,19 @@ PUBLIC_ERRORS: dict[str, type[Exception]] = {
 
 
 def rebuilt(error: Any) -> Exception:
-    """The exception of an `error` reply as a local object of the nearest public class. Its message stays behind: the
-    student's text could carry what a hidden test passed in."""
+    """The exception of an `error` reply as a local object of the nearest public classes: several, where one of the
+    student's has several bases. Its message stays behind: the student's text could carry what a hidden test passed in.
+    """
     bases = error.get("bases") if isinstance(error, dict) else None
     names = [name for name in bases or () if isinstance(name, str)]
-    public = next((PUBLIC_ERRORS[name] for name in names if name in PUBLIC_ERRORS), Exception)
-    made: Exception = type(public.__name__, (StudentRaised, public), {"__module__": "builtins"})()
+    public = list(dict.fromkeys(PUBLIC_ERRORS[name] for name in names if name in PUBLIC_ERRORS))
+    nearest = [one for one in public if not any(issubclass(other, one) for other in public if other is not one)]
+    first, *_ = nearest = nearest or [Exception]
+    try:
+        made: Exception = type(first.__name__, (StudentRaised, *nearest), {"__module__": "builtins"})()
+    except TypeError:
+        # No class can have all of them, so no student's had: the worker was made to say so.
+        made = type(first.__name__, (StudentRaised, first), {"__module__": "builtins"})()
     return made
 
 

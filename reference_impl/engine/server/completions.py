@@ -29,7 +29,9 @@ class CompletionCall(Call):
     """The body of a call."""
 
     prompt: Prompt
-    max_tokens: MaxTokens | None = Field(None, description=f"New tokens at most ({DEFAULT_MAX_TOKENS}).")
+    max_tokens: MaxTokens | None = Field(
+        None, description=f"New tokens at most ({DEFAULT_MAX_TOKENS}, or what the context leaves)."
+    )
     echo: bool | None = Field(None, description="The text begins with the prompt.")
     logprobs: Logprobs | None = Field(None, description="Log-probabilities of the tokens and of so many likeliest.")
 
@@ -60,7 +62,8 @@ class CompletionCall(Call):
         """Raises: ValueError, naming the field."""
         if self.echo and self.logprobs is not None:
             raise ValueError("echo with logprobs: those of a prompt are not computed, leave one of the two out")
-        return self.sampling(self.max_tokens or DEFAULT_MAX_TOKENS, self.logprobs)
+        unless_told = min(DEFAULT_MAX_TOKENS, max(1, max_context_tokens - longest_prompt))
+        return self.sampling(self.max_tokens or unless_told, self.logprobs)
 
 
 class CompletionLogprobs(TypedDict):
