@@ -205,7 +205,7 @@ def test_a_gpu_gets_kernels_graphs_and_overlap_unless_told_otherwise() -> None:
 @on_gpu
 @pytest.mark.gpu
 def test_what_graphs_keep_is_measured_and_left_free() -> None:
-    """What other processes take and let go of meanwhile, as tests that run beside this one do, is in the measure too."""
+    """What other processes let go of meanwhile, as tests that run beside this one do, is in the measure too."""
     loaded = model("llama", "cuda")
     settings = EngineSettings("llama", device="cuda", max_running=40)
     profiles = (build_engine(settings, loaded=loaded).profile for _ in range(8))
