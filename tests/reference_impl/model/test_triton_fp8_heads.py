@@ -8,7 +8,7 @@ pytest.importorskip("torch")
 pytest.importorskip("triton")
 
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from reference_impl.attention.fp8 import FP8, KVScales, as_bytes
@@ -37,6 +37,8 @@ class Asked(TritonAttention):
     size=st.sampled_from([1e-3, 1.0, 1e3]),
     seed=st.integers(0, 99),
 )
+# A tenth of these queries differ in their last bit on an H100.
+@example(tokens=1, heads=(9, 3), half=32, qk_norm=True, block_size=1, dtype=torch.float32, size=1e-3, seed=0)
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_what_is_stored_on_the_way_is_what_attention_stores(
     device, tokens, heads, half, qk_norm, block_size, dtype, size, seed
@@ -63,9 +65,16 @@ def test_what_is_stored_on_the_way_is_what_attention_stores(
             rows, Heads(num_heads, kv_heads, head_dim, norms), turn, Slots(attention, keys, values, slots, scales)
         )
         results.append((query.clone(), memory))
-    for fused, asked in zip(*results, strict=True):
-        # Two compiled kernels may join other products and sums, and a number may be rounded the other way.
-        assert float((fused == asked).float().mean()) >= (0.99 if device.type == "cuda" else 1.0)
+    (fused, fused_bytes), (asked, asked_bytes) = results
+    if device.type == "cuda":
+        # Two compiled kernels may join other products and sums: the last bits of a sum are not the same, and so a number
+        # may be rounded to the other neighbour in 8 bits.
+        torch.testing.assert_close(fused, asked, rtol=0, atol=4 * torch.finfo(dtype).eps * float(asked.abs().max()))
+        assert float((fused_bytes == asked_bytes).float().mean()) >= 0.99
+        assert int((fused_bytes.int() - asked_bytes.int()).abs().max()) <= 1
+    else:
+        assert torch.equal(fused, asked)
+        assert torch.equal(fused_bytes, asked_bytes)
     assert not torch.equal(results[0][1].cpu(), blank) or slots.max() < 0
 
 
