@@ -67,8 +67,8 @@ def test_what_is_stored_on_the_way_is_what_attention_stores(
         results.append((query.clone(), memory))
     (fused, fused_bytes), (asked, asked_bytes) = results
     if device.type == "cuda":
-        # Two compiled kernels may join other products and sums: the last bits of a sum are not the same, and so a number
-        # may be rounded to the other neighbour in 8 bits.
+        # Two compiled kernels may join other products and sums: the last bits of a sum are not the same, and so a
+        # number may be rounded to the other neighbour in 8 bits.
         torch.testing.assert_close(fused, asked, rtol=0, atol=4 * torch.finfo(dtype).eps * float(asked.abs().max()))
         assert float((fused_bytes == asked_bytes).float().mean()) >= 0.99
         assert int((fused_bytes.int() - asked_bytes.int()).abs().max()) <= 1
