@@ -28,8 +28,8 @@ class EngineSettings:
     for keys and values on the device; None takes `memory_share` of what is free there. max_context_tokens: prompt and
     answer together; None for what the model was made for. prefix_cache: None takes "hash" where the memory can have one
     and "none" elsewhere. attention: "torch", "triton", or a file with the two functions of lab 4; None takes "triton"
-    on an NVIDIA GPU and "torch" elsewhere. cuda_graphs: "auto" captures steps where that can be, which is
-    with "triton" on an NVIDIA GPU; "on" refuses to run where it cannot, "off" captures nothing. overlap: "auto"
+    on an NVIDIA GPU and "torch" elsewhere. cuda_graphs: "auto" captures steps where that can be, which is with "triton"
+    on an NVIDIA GPU; "on" refuses to run where it cannot, "off" captures nothing. overlap: "auto"
     plans a step while a GPU computes the one before, where all parts are ours; "on" does so on a CPU too.
     cascade: "auto" lets decodes that begin in the same blocks read these once, where that pays, which is in graphs;
     "off" never does. kv_cache_dtype: "auto" keeps keys and values in the model's dtype, "fp8" in 8

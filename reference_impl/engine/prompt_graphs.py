@@ -16,8 +16,8 @@ graph serves any batch that is no larger than its shape:
 A pad writes nowhere (slot -1), and no row looks at another but through the cache, so that what comes out for it is
 nobody's affair. A batch that is larger than every shape is launched: its prompts keep the GPU busy for longer than the
 host takes.
-Cost: a step is one upload, some small copies and one launch, whatever the model; up to 63 rows too many of decodes
-where there are few, and up to half of the prompts' tokens.
+Cost: a step is one upload, some small copies and one launch, whatever the model; decodes are rounded up to 16, 64 or as
+many as may run, and prompts' tokens, from 64 on, to less than twice as many.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def shapes_for(max_rows: int, max_tokens: int) -> list[Shape]:
 
 
 class PromptGraphs:
-    """Graphs of `model` over `caches`, for steps of at most `max_tokens` tokens or somewhat fewer."""
+    """Graphs of `model` over `caches`, for steps with up to `max_tokens` tokens of prompts, or the largest shape's."""
 
     def __init__(
         self,
