@@ -125,8 +125,10 @@ def _check_prefix(table: Tensor, tokens: int, block_size: int) -> None:
         raise ValueError(f"prefix_tokens is {tokens}: need 0 to the {table.shape[0] * block_size} of {blocks}")
 
 
-# Whatever changes from step to step is no constant to compile for.
-@triton.jit(do_not_specialize=["tokens", "batch"])
+# As in paged_prefill.py.
+@triton.jit(
+    do_not_specialize=["tokens", "batch", "lens_stride"], do_not_specialize_on_alignment=["table", "context_lens"]
+)
 def _prefix_pieces(
     query,
     key_cache,

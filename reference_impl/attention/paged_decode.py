@@ -149,7 +149,11 @@ def paged_decode(
 
 
 # Whatever changes from step to step is no constant to compile for: a batch of 1 or 16 is like any other.
-@triton.jit(do_not_specialize=["batch", "window", "first_token", "begun_pieces", "table_sequence"])
+# Lengths and tables: as in paged_prefill.py.
+@triton.jit(
+    do_not_specialize=["batch", "window", "first_token", "begun_pieces", "table_sequence", "lens_stride"],
+    do_not_specialize_on_alignment=["block_tables", "context_lens"],
+)
 def _paged_decode(
     query,
     key_cache,

@@ -252,8 +252,12 @@ def walk(
     return out, top, weight_sum
 
 
-# Whatever changes from step to step is no constant to compile for.
-@triton.jit(do_not_specialize=["sequences", "window", "table_sequence"])
+# Whatever changes from step to step is no constant to compile for, and nor is where a batch's numbers lie: a step that
+# is launched has them elsewhere, and with other gaps, than a graph, and must not wait for a compiler.
+@triton.jit(
+    do_not_specialize=["sequences", "window", "table_sequence", "lens_stride", "starts_stride"],
+    do_not_specialize_on_alignment=["block_tables", "context_lens", "cu_seqlens"],
+)
 def _paged_prefill(
     query,
     key_cache,

@@ -76,7 +76,8 @@ def store_kv(
     )
 
 
-@triton.jit(do_not_specialize=["num_rows"])
+# Slots: as lengths in paged_prefill.py.
+@triton.jit(do_not_specialize=["num_rows"], do_not_specialize_on_alignment=["slot_mapping"])
 def _store_kv(
     key,
     value,

@@ -235,7 +235,11 @@ def _aligned(shares, batch):
     return tl.where(alike * 16 >= shares * 15, alike, shares)
 
 
-@triton.jit(do_not_specialize=["batch", "num_shares", "window", "first_token"])
+# Lengths: as in paged_prefill.py.
+@triton.jit(
+    do_not_specialize=["stride", "batch", "num_shares", "window", "first_token"],
+    do_not_specialize_on_alignment=["context_lens"],
+)
 def _cut(
     context_lens,
     ends,

@@ -7,8 +7,10 @@ of how memory is kept; `concurrency.py` counts who runs.
     contiguous   the longest length reserved for each request: what all others are held against
     pow2         the prompt and the next power of two above the answer's true length
     paged        blocks as tokens come
-    paged, hash  and blocks with the same contents kept once, twice: on the prompts of the others, which share nothing,
-                 and on prompts of the same lengths that begin with one of a few system prompts
+    paged, hash  and blocks with the same contents kept once
+
+The last two also serve prompts of the same lengths that begin with one of a few system prompts; those of all others
+share nothing.
 
 Padded and pow2 are told the true length of each answer, which no server knows, so they look better here than they are.
 All requests are there at the start. Throughput is tokens that somebody asked for, over the seconds of all steps; what
@@ -61,6 +63,7 @@ WAYS = (
     Way("pow2"),
     Way("paged"),
     Way("paged", "hash"),
+    Way("paged", shared=True),
     Way("paged", "hash", shared=True),
 )
 

@@ -96,7 +96,8 @@ class Engine:
         self._clock = clock
         self._has_prefix_cache = has_prefix_cache
         self._debug = debug
-        self._sampler = sampler_for(loaded.transformer.device, loaded.config.vocab_size)
+        model = loaded.transformer
+        self._sampler = sampler_for(model.device, loaded.config.vocab_size, ready_for=model.dtype)
         self._groups: dict[int, Group] = {}
         self._answers: dict[int, Answer] = {}
         self._token_ids: dict[int, array[int]] = {}

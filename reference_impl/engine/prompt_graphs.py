@@ -122,7 +122,7 @@ class PromptGraphs:
 
     def fits(self, batch: Batch) -> bool:
         """Whether some sequence of it has several tokens, and they are not too many, pads included, or too long."""
-        return bool(batch.logit_rows.size <= len(self._logits) and self._place(batch) is not None)
+        return self._place(batch) is not None
 
     def _place(self, batch: Batch) -> int | None:
         """Of the least shape that holds it."""
@@ -135,7 +135,10 @@ class PromptGraphs:
             (
                 place
                 for place, shape in enumerate(self.shapes)
-                if decodes <= shape.decodes and tokens <= shape.prompt_tokens and prompts <= shape.prompts
+                if decodes <= shape.decodes
+                and tokens <= shape.prompt_tokens
+                and prompts <= shape.prompts
+                and batch.logit_rows.size <= shape.rows
             ),
             None,
         )

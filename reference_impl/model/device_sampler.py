@@ -23,7 +23,7 @@ from torch import Tensor
 
 from reference_impl.model.draw import BAD_ROWS, BLOCK_TOKENS, LEAST_TEMPERATURE, draw
 from reference_impl.model.sampler import Choice, Wish, bad_row, check_shape, choose, seed_of, uniforms
-from reference_impl.model.sampling import Sampled
+from reference_impl.model.sampling import Sampled, SamplingParams
 
 
 class DeviceSampler:
@@ -39,6 +39,11 @@ class DeviceSampler:
         self.device = device
         self.block_tokens = block_tokens
         self._rows = _Rows(())
+
+    def make_ready(self, dtype: torch.dtype) -> None:
+        """Choose a token for nobody from logits of `dtype`, so that nobody waits for a compiler. Cost: a second."""
+        logits = torch.zeros(1, self.vocab_size, dtype=dtype, device=self.device)
+        self.sample(logits, [Wish(SamplingParams(temperature=0.0), (), ())])
 
     def sample(self, logits: Tensor, wishes: Sequence[Wish]) -> list[Sampled]:
         """One token a row. logits: [rows, vocab] of any floating-point type, read only; -inf forbids a token.

@@ -147,7 +147,8 @@ def _gated(
     tl.store(out + row * INNER + at, made.to(out.dtype.element_ty), mask=kept)
 
 
-@triton.jit(do_not_specialize=["tokens"])
+# Positions: as lengths in attention/paged_prefill.py.
+@triton.jit(do_not_specialize=["tokens"], do_not_specialize_on_alignment=["positions"])
 def _turns(
     positions,
     frequencies,

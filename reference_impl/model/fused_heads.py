@@ -99,7 +99,8 @@ def _slot_arguments(slots: Slots | None) -> tuple[Tensor | int | None, ...]:
     return (keys, values, mapping, k_scale, v_scale, *strides)
 
 
-@triton.jit
+# Slots: as lengths in attention/paged_prefill.py.
+@triton.jit(do_not_specialize_on_alignment=["slot_mapping"])
 def _turn_heads(
     qkv,
     cos,

@@ -92,16 +92,23 @@ def number_of(wish: Wish) -> float:
     return float(uniforms([(seed_of(wish), wish.stream, len(wish.made) + wish.awaited)])[0])
 
 
-def sampler_for(device: torch.device, vocab_size: int) -> Sampler | DeviceSampler:
-    """The fastest for logits on `device`: kernels on a GPU where Triton is installed, torch elsewhere."""
+def sampler_for(
+    device: torch.device, vocab_size: int, *, ready_for: torch.dtype | None = None
+) -> Sampler | DeviceSampler:
+    """The fastest for logits on `device`: kernels on a GPU where Triton is installed, torch elsewhere.
+
+    ready_for: logits for which the kernels, if there are any, are compiled now and not when the first come.
+    """
     if device.type == "cuda":
         try:
             from reference_impl.model.device_sampler import DeviceSampler
-
-            return DeviceSampler(vocab_size, device)
         except ImportError:
             # A build of torch without Triton: slower, and the same choices.
-            pass
+            return Sampler(vocab_size)
+        kernels = DeviceSampler(vocab_size, device)
+        if ready_for is not None:
+            kernels.make_ready(ready_for)
+        return kernels
     return Sampler(vocab_size)
 
 

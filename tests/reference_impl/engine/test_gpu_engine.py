@@ -150,6 +150,30 @@ def test_no_step_is_launched_kernel_by_kernel_while_its_prompts_fit_a_graph(
     assert told == answers(model("qwen3", "cpu"), long)
 
 
+@on_gpu
+@pytest.mark.gpu
+@pytest.mark.parametrize("window", [None, 24])
+def test_a_step_that_no_graph_holds_waits_for_no_compiler(window: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It once took 5.6 s in the middle of everybody's answers. Sizes that no other test has compiled kernels for."""
+    from triton import knobs
+
+    config = tiny_config(architecture="qwen3", qk_norm=True, num_heads=6, num_kv_heads=3, head_dim=24, hidden_size=72)
+    config = replace(config, intermediate_size=200, sliding_window=window)
+    weights = load_weights(RandomCheckpoint(config), dtype=torch.float32, device=torch.device("cuda"))
+    loaded = LoadedModel("odd", config, weights, ByteTokenizer(), frozenset({257}))
+    memory = 3_000 * config.kv_bytes_per_token(4)
+    settings = EngineSettings("odd", device="cuda", kv_memory_bytes=memory, block_size=12, max_running=23)
+    compiled: list[str] = []
+    monkeypatch.setattr(knobs.runtime, "jit_cache_hook", lambda **about: compiled.append(about["repr"]))
+    engine = build_engine(settings, loaded=loaded).engine
+    assert len(compiled) >= 7, "kernels of attention, of layers, and those that choose a token"
+    compiled.clear()
+    monkeypatch.setattr(StepGraphs, "of", lambda graphs, batch: None)
+    # Every number of decodes beside prompts of every length, so that what is sent lies in every place.
+    generate(engine, asks(1.0))
+    assert not compiled
+
+
 class Dictated:
     """Chooses the same tokens whatever the logits, and keeps these: (prompt's length, place) -> logits."""
 

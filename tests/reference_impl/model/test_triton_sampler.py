@@ -307,6 +307,14 @@ def test_a_cpu_chooses_in_torch_and_a_gpu_by_the_kernels() -> None:
     assert on_gpu.vocab_size == 9
 
 
+def test_a_sampler_is_ready_once_it_has_drawn_from_such_logits(device, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = []
+    monkeypatch.setattr(DeviceSampler, "draw", lambda self, logits, *_: drawn.append((logits.shape, logits.dtype)))
+    monkeypatch.setattr(DeviceSampler, "sample", lambda self, *given: self.begin(*given))
+    DeviceSampler(300, device).make_ready(torch.bfloat16)
+    assert drawn == [((1, 300), torch.bfloat16)]
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
