@@ -16,7 +16,8 @@ Where a cache lies is part of a graph, so graphs are made after the blocks. What
 If asked for, a batch whose sequences all begin in the same blocks has a graph that reads these once. How many tokens
 that are is part of the graph, so one is captured only when its size and prefix came some steps in a row, out of the
 step at hand: it is computed once before the capture and once after, which writes the same numbers into the same slots.
-Cost: a step is one upload, three small copies and one launch, whatever the model; making them takes two steps each.
+Cost: a step is one upload, three small copies and one launch, whatever the model; making them takes two steps each, and
+a third of every size if prefixes are asked for.
 Source: the fixed sets of batch sizes of vLLM and SGLang; Kwon et al., SOSP 2023, for what is decoded.
 """
 
@@ -93,6 +94,11 @@ class DecodeGraphs:
         # The largest first: the others find its memory free.
         self._graphs = {size: capture.step(self._forward, size, 0) for size in reversed(self.sizes)}
         self._prefixed: dict[tuple[int, int], torch.cuda.CUDAGraph] = {}
+        if self._cascade_bytes is not None:
+            # A step that a prefix is captured in has somebody who waits for it, and is not to wait for a compiler.
+            # Which kernels it needs depends on its size, and not on how long the prefix is.
+            for size in self.sizes:
+                self._forward(size, self.block_size)
 
     def fits(self, batch: Batch) -> bool:
         """Whether every sequence of it decodes, and they are not too many, pads included, or too long."""

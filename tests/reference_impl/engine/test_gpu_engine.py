@@ -156,10 +156,10 @@ def compiled(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of kernels that are compiled from now on, whatever this process has compiled before."""
     import triton
 
-    from reference_impl.attention import paged_decode, paged_prefill, work_list
+    from reference_impl.attention import cascade_decode, paged_decode, paged_prefill, work_list
     from reference_impl.model import draw, fused, fused_heads
 
-    modules = (paged_decode, paged_prefill, work_list, draw, fused, fused_heads)
+    modules = (cascade_decode, paged_decode, paged_prefill, work_list, draw, fused, fused_heads)
     found: list[str] = []
     monkeypatch.setattr(triton.knobs.runtime, "jit_cache_hook", lambda **about: found.append(about["fn"].name))
     made = [kernel for module in modules for kernel in vars(module).values()]
@@ -278,6 +278,28 @@ def test_a_prefix_that_is_read_once_changes_no_token(n: int, monkeypatch: pytest
     before = len(calls)
     assert answers(model("qwen3", "cuda"), wanted, **{**parts, "cascade": "off"}) == expected
     assert len(calls) == before
+
+
+@on_gpu
+@pytest.mark.gpu
+@pytest.mark.parametrize("most", [2, 6, 24])
+def test_a_graph_for_a_prefix_waits_for_no_compiler(
+    most: int, compiled: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is captured in a step of somebody's, and its kernels are others for other numbers of sequences."""
+    monkeypatch.setattr(build, "PAYS_BYTES", 1)
+    loaded = model("qwen3", "cuda")
+    memory = 3_000 * loaded.config.kv_bytes_per_token(4)
+    parts = {"cascade": "auto", "prefix_cache": "hash", "kv_memory_bytes": memory}
+    engine = build_engine(EngineSettings("qwen3", device="cuda", max_running=24, **parts), loaded=loaded).engine
+    assert any("_prefix_pieces" in other for other in compiled)
+    compiled.clear()
+    system, one = [place * 11 % 256 for place in range(70)], asks(1.0)[0]
+    generate(engine, [Ask([*system, 1], one.params)])
+    generate(engine, [Ask([*system, number], one.params) for number in range(most)])
+    assert engine.runner.graphs is not None
+    assert {prefix for _, prefix in engine.runner.graphs.decodes._prefixed} == {64}
+    assert not compiled
 
 
 @on_gpu
