@@ -260,7 +260,8 @@ def same_tokens(dtype: str) -> dict[str, int]:
 def measured() -> dict[str, Any]:
     """The kept record of a real run on a GPU: another model, another workload, the same question."""
     record = json.loads((Path(bench.__file__).parent / "results" / "budget.json").read_text(encoding="utf-8"))
-    chosen = {row["allocator"]: row for row in record["rows"] if row["prefix_cache"] == "none"}
+    plain = ("none", "own")
+    chosen = {row["allocator"]: row for row in record["rows"] if (row["prefix_cache"], row["prompts"]) == plain}
     return {
         "device": record["machine"]["device"],
         "date": record["date"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import runpy
 from pathlib import Path
@@ -13,6 +14,7 @@ from labkit.figures import Figure, Table
 from labkit.quizzes import Quiz
 from labkit.switch import Switch
 from labkit.workloads import workload
+from reference_impl import bench
 from reference_impl.memory import Demand
 from reference_impl.sched import Request
 from tests.reference_impl.engine.same_tokens import TIE, WAYS
@@ -168,6 +170,17 @@ def test_all_ways_answer_with_the_same_tokens_in_float32_and_the_engine_really_r
     assert len(builder["WAYS"]) == 7
     assert number(chapter.glued["worst"]) == min(seen["tokens"]["bfloat16"].values())
     assert number(chapter.glued["new_tokens"]) == builder["NEW_TOKENS"]
+
+
+def test_what_a_gpu_measured_is_of_requests_that_share_nothing_like_the_rows_above(seen: dict[str, Any]) -> None:
+    record = json.loads((Path(bench.__file__).parent / "results" / "budget.json").read_text(encoding="utf-8"))
+    plain = {
+        row["allocator"]: row for row in record["rows"] if (row["prefix_cache"], row["prompts"]) == ("none", "own")
+    }
+    rows = seen["measured"]["rows"]
+    assert rows.keys() == plain.keys()
+    for name, row in rows.items():
+        assert row == {key: plain[name][key] for key in row}, name
 
 
 def test_what_is_said_of_the_long_test_is_what_it_does(chapter: Any) -> None:
