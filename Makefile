@@ -43,7 +43,7 @@ lint: env
 # With pytest-xdist in as many processes as the memory of its GPUs serves; the same tests one after the other without it.
 test-gpu:                      ## everything that a GPU runner uses, on that runner's own Python
 	$(PYTHON) -m pytest --durations 15 --durations-min 10 $$($(PYTHON) -c 'import importlib.util as u; from autograder.nvml import gpus; print(f"-n {12 * len(gpus())} --dist worksteal" * bool(u.find_spec("xdist")))') \
-	    tests/reference_impl tests/bugs tests/hidden tests/autograder/worker tests/autograder/sandbox \
+	    tests/reference_impl tests/bugs tests/hidden tests/labkit/lab4 tests/autograder/worker tests/autograder/sandbox \
 	    tests/autograder/judge tests/autograder/runners tests/autograder/gpu tests/autograder/test_nvml.py
 	$(PYTHON) -m pytest tests/autograder/gpu/test_clock.py tests/autograder/gpu/test_stand.py
 

@@ -36,6 +36,7 @@ SUITE_SOURCES = (
     "reference_impl/memory",
     "labs/labkit/contracts.py",
     "labs/labkit/checks",
+    "labs/labkit/watch.py",
 )
 """What can change a verdict, beside a lab's own files."""
 

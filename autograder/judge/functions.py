@@ -23,6 +23,9 @@ TORCH_COMPUTED = "torch or the host worked on floating-point numbers, which is f
 class InPlaceFunctions(ABC):
     """Functions of a submission under their names, called with torch tensors that they write into."""
 
+    elsewhere = True
+    """For labkit's checks: what torch does in this process is the judge's, which packs and unpacks."""
+
     def __init__(self, names: Sequence[str]) -> None:
         self._names = frozenset(names)
 
@@ -102,6 +105,8 @@ def rehearse(session: Session, calls: Mapping[str, Sequence[Any]], faults: Mappi
 
 class LocalFunctions:
     """Functions of this process, given their tensors as a worker gives them: in other memory, on `device`."""
+
+    elsewhere = True
 
     def __init__(self, target: Any, device: str = "cpu") -> None:
         self._target = target

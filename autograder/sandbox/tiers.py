@@ -24,7 +24,7 @@ from pathlib import Path
 from autograder import nvml
 
 WORKER_HOME = Path(__file__).resolve().parent.parent / "worker"
-WORKER_FILES = ("shim.py", "harden.py", "wire.py", "tensors.py", "record.py", "prints.py", "watch.py")
+WORKER_FILES = ("shim.py", "harden.py", "wire.py", "tensors.py", "record.py", "prints.py")
 SYSTEM_FOLDERS = ("/usr", "/bin", "/sbin", "/lib", "/lib64", "/lib32")
 SYSTEM_FILES = ("/etc/ld.so.cache",)
 DEVICES = ("null", "zero", "full", "random", "urandom")

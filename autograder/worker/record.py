@@ -2,7 +2,7 @@
 
 Owns: the hook in Triton's launcher, the dispatch mode that sees torch's operations, and the plan they write. Knows
 nothing of what the call should compute. It shares a process with student code, which may rewrite any of it: whoever
-plays the plan believes none of it (plan.py). Standard library, torch and triton only.
+plays the plan believes none of it (plan.py). Standard library, torch, triton and labkit only.
 
 A plan holds, as plain data:
     kernels   {cubin, name, shared, warps, scratch_bytes, scratch_align}
@@ -31,20 +31,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from triton.compiler import CompiledKernel
 
+from labkit.watch import COPIES, FILLED_WITH, UNWRITTEN, only_looks
+
 if TYPE_CHECKING or __package__:
     from autograder.worker import prints
 else:
     # In the sandbox this file lies beside prints.py, outside any package.
     import prints
 
-UNWRITTEN = {"aten::empty", "aten::empty_like", "aten::empty_strided", "aten::new_empty", "aten::new_empty_strided"}
-FILLED_WITH: dict[str, float | None] = {
-    "aten::zeros": 0.0, "aten::zeros_like": 0.0, "aten::new_zeros": 0.0, "aten::zero_": 0.0,
-    "aten::ones": 1.0, "aten::ones_like": 1.0, "aten::new_ones": 1.0,
-    # With a number that stands in the call.
-    "aten::full": None, "aten::full_like": None, "aten::new_full": None, "aten::fill_": None, "aten::fill": None,
-}  # fmt: skip
-COPIES = {"aten::copy_", "aten::clone", "aten::_to_copy"}
 NUMBERS = {"i1", "u1", "i8", "u8", "i16", "u16", "i32", "u32", "i64", "u64", "fp32", "fp64"}
 
 KEPT_FLOAT_BYTES = 64 << 10
@@ -189,7 +183,7 @@ class Recorder(TorchDispatchMode):
         elif name in COPIES:
             source = args[1] if name == "aten::copy_" else args[0]
             self._copy(name, given[0], source)
-        elif self._only_looks(func, taken, given):
+        elif only_looks(func, taken, given):
             for tensor in given:
                 self._place(tensor)
         elif any(tensor.is_floating_point() or tensor.is_complex() for tensor in (*taken, *given)):
@@ -208,14 +202,6 @@ class Recorder(TorchDispatchMode):
             # So arrives the number of `x[:] = 0`.
             number = number.item()
         return number if isinstance(number, (bool, int, float)) else None
-
-    @staticmethod
-    def _only_looks(func: Any, taken: list[Tensor], given: list[Tensor]) -> bool:
-        """Whether an operation writes nothing and gives nothing but views of what it took."""
-        if any(argument.alias_info is not None and argument.alias_info.is_write for argument in func._schema.arguments):
-            return False
-        known = {tensor.untyped_storage().data_ptr() for tensor in taken}
-        return bool(given) and all(tensor.untyped_storage().data_ptr() in known for tensor in given)
 
     def _copy(self, name: str, target: Tensor, source: Any) -> None:
         """A copy on the GPU is a step. Integers may come and go; floats from the host are taken by value, to it not."""

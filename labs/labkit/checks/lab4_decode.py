@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from labkit.checks.paged import attend, batch, check_near
+from labkit.checks.kernel_work import kernels_do_the_work
+from labkit.checks.paged import attend, batch, check_near, guarded_out
 from labkit.checks.story import Make, group
 from labkit.gpu import where
 
@@ -54,6 +55,14 @@ def the_scale_is_the_callers(make: Make) -> None:
     check_near(given, attend(make, given))
 
 
+def the_kernels_compute_the_answer(make: Make) -> None:
+    """Rule 9: torch may allocate, copy, cast and work on integers; what is computed on floats, your kernels compute."""
+    for given in (batch([5, 0, 4]), batch([9, 16], dtype="float16"), batch([530, 3], kv_heads=1, block_size=16)):
+        _, out = guarded_out(given)
+        args = (*given.inputs.values(), given.scale, out)
+        kernels_do_the_work(make, "paged_attention", given.told, args, out)
+
+
 def query_head_h_reads_kv_head_h_over_group(make: Make) -> None:
     """Query head h reads KV head h // (heads // kv_heads): the first heads share the first KV head."""
 
@@ -90,6 +99,7 @@ DECODE = group(
     blocks_may_have_any_size,
     an_empty_context_gives_zeros,
     the_scale_is_the_callers,
+    the_kernels_compute_the_answer,
     needs=("paged_attention",),
     where=where,
 )

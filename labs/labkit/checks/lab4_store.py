@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NoReturn
 
+from labkit.checks.kernel_work import kernels_do_the_work
 from labkit.checks.paged import GUARD_BLOCKS, call
 from labkit.checks.story import Broken, Make, counted, group
 from labkit.gpu import device, where
@@ -68,6 +69,10 @@ def writes(
     )
 
 
+def _args(given: Writes) -> tuple[Tensor, ...]:
+    return (given.key, given.value, *given.caches, given.slot_mapping)
+
+
 def store(make: Make, given: Writes) -> None:
     """Call `store_kv`, then Broken unless the memory is what it must be, the nearest slot named."""
     want = given.memory.clone()
@@ -78,7 +83,7 @@ def store(make: Make, given: Writes) -> None:
         if slot >= 0:
             inner[slot // block_size, 0, slot % block_size] = given.key[token]
             inner[slot // block_size, 1, slot % block_size] = given.value[token]
-    call(make, "store_kv", given.told, given.key, given.value, *given.caches, given.slot_mapping)
+    call(make, "store_kv", given.told, *_args(given))
     wrong = (given.memory != want).flatten(3).any(3)
     if bool(wrong.any()):
         block, side, offset = (int(place) for place in wrong.nonzero()[0])
@@ -143,6 +148,12 @@ def what_is_written_is_not_changed(make: Make) -> None:
             given.broken(f"{name} to stay as it was, it was changed")
 
 
+def the_kernels_write_the_slots(make: Make) -> None:
+    """Rule 9: torch may allocate, copy, cast and work on integers; keys and values are written by your kernels."""
+    for given in (writes([5, -1, 0, 6]), writes([3, 7], dtype="float16")):
+        kernels_do_the_work(make, "store_kv", given.told, _args(given), given.memory)
+
+
 STORE_KV = group(
     "Keys and values into their slots",
     every_token_lands_in_its_slot,
@@ -153,6 +164,7 @@ STORE_KV = group(
     keys_and_values_go_by_their_strides,
     bits_are_copied,
     what_is_written_is_not_changed,
+    the_kernels_write_the_slots,
     needs=("store_kv",),
     where=where,
 )

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from labkit.checks.story import Broken, Make, NotWritten, counted, error_of, unwritten
+from labkit.checks.story import Broken, Make, NotWritten, counted, error_of, shown, unwritten
 from labkit.gpu import device
 
 if TYPE_CHECKING:
@@ -150,21 +150,31 @@ def definition(given: Batch) -> Tensor:
     return answer
 
 
+def guarded_out(given: Batch) -> tuple[Tensor, Tensor]:
+    """Memory full of NaN, and the rows in its middle that are `out` for the batch, as many before as behind.
+
+    Who stores whole tiles of heads writes here, and not into what this process lives on.
+    """
+    import torch
+
+    rows, heads, head_dim = given.query.shape
+    spare = -(-GUARD_HEADS // heads)
+    around = torch.full((rows + 2 * spare, heads, head_dim), NAN, dtype=given.query.dtype, device=given.query.device)
+    return around, around[spare : spare + rows]
+
+
 def attend(make: Make, given: Batch, out: Tensor | None = None) -> Tensor:
     """What `paged_attention` writes for the batch. `out` holds NaN before, so that what is not written shows.
 
     Broken if something was written before or behind it, unless `out` is the caller's.
     """
-    import torch
-
-    given_out = out is not None
-    rows, heads, head_dim = given.query.shape
-    # Who stores whole tiles of heads writes here, and not into what this process lives on.
-    spare = -(-GUARD_HEADS // heads)
-    around = torch.full((rows + 2 * spare, heads, head_dim), NAN, dtype=given.query.dtype, device=given.query.device)
-    out = around[spare : spare + rows] if out is None else out
+    if out is not None:
+        call(make, "paged_attention", given.told, *given.inputs.values(), given.scale, out)
+        return out
+    around, out = guarded_out(given)
     call(make, "paged_attention", given.told, *given.inputs.values(), given.scale, out)
-    if not given_out and not bool(around[:spare].isnan().all() & around[spare + rows :].isnan().all()):
+    spare = (len(around) - len(out)) // 2
+    if not bool(around[:spare].isnan().all() & around[spare + len(out) :].isnan().all()):
         given.broken("nothing to be written beside out, but something was")
     return out
 
@@ -177,7 +187,7 @@ def call(make: Make, function: str, told: str, *args: Any) -> None:
         stub = _stub_in(raised, function)
         if stub:
             raise NotWritten(stub) from None
-        raise Broken(f"With {told}: expected {function} to return, got {_first_line(raised)}.") from None
+        raise Broken(f"With {told}: expected {function} to return, got {_first_cause(raised)}.") from None
 
 
 def _stub_in(raised: BaseException | None, function: str) -> str:
@@ -193,11 +203,17 @@ def _stub_in(raised: BaseException | None, function: str) -> str:
     return ""
 
 
-def _first_line(raised: Exception) -> str:
+def _first_cause(raised: Exception) -> str:
     innermost: BaseException = raised
     while innermost.__cause__ is not None:
         innermost = innermost.__cause__
-    return error_of(innermost)
+    # Triton's compiler shows a dozen lines of source first, and says what is wrong with the last of them behind it.
+    said, source = getattr(innermost, "error_message", None), getattr(innermost, "src", None)
+    number = getattr(getattr(innermost, "node", None), "lineno", None)
+    if not (isinstance(said, str) and said and isinstance(source, str) and isinstance(number, int)):
+        return error_of(innermost)
+    line = source.splitlines()[number - 1].strip()
+    return f"{type(innermost).__name__}: {shown(said)} at {shown(line)}"
 
 
 def check_near(given: Batch, out: Tensor, want: Tensor | None = None) -> None:

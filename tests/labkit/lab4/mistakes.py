@@ -49,6 +49,21 @@ def _split(group: str, prop: str, *changes: tuple[str, str]) -> Mistake:
 MASKED_VALUE = ("value = tl.load(from_value, mask=there[:, None], other=0.0)", "value = tl.load(from_value)")
 EMPTY = "    if batch == 0:\n        return\n"
 SCRATCH = "scratch = torch.empty(batch, heads, parts, head_dim, "
+STORE = "    _store_kv[(tokens,)]("
+SCATTERED = """\
+    kept = slot_mapping >= 0
+    at = slot_mapping[kept] // key_cache.shape[1], slot_mapping[kept] % key_cache.shape[1]
+    key_cache[at], value_cache[at] = key[kept], value[kept]
+    return
+"""
+COPIED = """\
+    for token, slot in enumerate(slot_mapping.tolist()):
+        if slot >= 0:
+            at = divmod(slot, key_cache.shape[1])
+            key_cache[at].copy_(key[token])
+            value_cache[at].copy_(value[token])
+    return
+"""
 MISTAKES: dict[str, Mistake] = {
     # store_kv
     "offset_of_the_token_not_of_the_slot": _store(
@@ -67,6 +82,8 @@ MISTAKES: dict[str, Mistake] = {
     "keys_are_used_up": _store(
         "what_is_written_is_not_changed", ("DIM=head_dim,\n    )\n", "DIM=head_dim,\n    )\n    key.zero_()\n")
     ),
+    "torch_writes_the_slots": _store("the_kernels_write_the_slots", (STORE, SCATTERED + STORE)),
+    "copies_are_no_kernels": _store("the_kernels_write_the_slots", (STORE, COPIED + STORE)),
     # decode
     "one_more_in_the_sum": _one_head(
         "decode", "one_token_gives_its_value", ("found / tl.where(total == 0.0, 1.0, total)", "found / (total + 1.0)")
@@ -89,6 +106,14 @@ MISTAKES: dict[str, Mistake] = {
     ),
     "the_scale_is_always_the_same": _split(
         "decode", "the_scale_is_the_callers", ("scale * 1.44", "head_dim**-0.5 * 1.44")
+    ),
+    "zeros_by_a_mask_of_torch": _split(
+        "decode", "the_kernels_compute_the_answer", (EMPTY, f"{EMPTY}    out[context_lens == 0] = 0\n")
+    ),
+    "blocks_counted_with_a_division_of_floats": _split(
+        "decode",
+        "the_kernels_compute_the_answer",
+        (EMPTY, f"{EMPTY}    torch.ceil(context_lens / key_cache.shape[1])\n"),
     ),
     # head_groups
     "heads_by_modulo": _one_head(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -13,7 +14,8 @@ import pytest
 import torch
 
 from autograder.course import load_module
-from labkit import check
+from autograder.judge.functions import LocalFunctions
+from labkit import check, gpu
 from labkit.checks import CheckFailed, groups, run
 from labkit.checks.lab4_ladder import LADDER
 from tests import corpus
@@ -45,8 +47,29 @@ def test_the_model_solution_passes_every_property(group: str, model_solution: Si
 
 @pytest.mark.parametrize("group", [name for name in GRADED if name != "store_kv"])
 @pytest.mark.parametrize("version", ["page_walk", "one_head", "grouped"])
-def test_every_version_may_be_handed_in(group: str, version: str, model_solution: SimpleNamespace) -> None:
-    assert failed(group, SimpleNamespace(paged_attention=getattr(model_solution, version))) == {}
+def test_every_version_may_be_handed_in_but_torch_earns_nothing(
+    group: str, version: str, model_solution: SimpleNamespace
+) -> None:
+    told = failed(group, SimpleNamespace(paged_attention=getattr(model_solution, version)))
+    by_torch = version == "page_walk" and group == "decode"
+    assert set(told) == ({"the_kernels_compute_the_answer"} if by_torch else set())
+
+
+def test_what_torch_computed_is_named_with_what_it_costs(cells: list[tuple[str, str]], solved: Solved) -> None:
+    wrong = solved(MISTAKES["zeros_by_a_mask_of_torch"].cells(dict(cells)))
+    told = failed("decode", wrong)["the_kernels_compute_the_answer"]
+    assert "aten::index_put_. A call in which it does earns nothing." in told
+
+
+def test_who_works_elsewhere_is_watched_by_whoever_made_it(model_solution: SimpleNamespace) -> None:
+    there = SimpleNamespace(paged_attention=model_solution.page_walk, elsewhere=True)
+    assert failed("decode", there) == {}
+
+
+def test_a_judge_learns_of_no_torch_but_a_submissions(model_solution: SimpleNamespace) -> None:
+    # What goes to a worker and back is packed by torch.
+    here = LocalFunctions(model_solution, gpu.device())
+    assert {group: failed(group, here) for group in ("store_kv", "decode")} == {"store_kv": {}, "decode": {}}
 
 
 def _passes_everything(design: Path) -> None:
@@ -154,6 +177,19 @@ def test_an_error_in_a_kernel_is_a_failed_property_with_its_first_cause(
     told = set(failed("version_one_head", solved({"one_head": source})).values())
     assert len(told) == 3 + 2
     assert all("expected paged_attention to return, got " in text and "maximal" in text for text in told)
+
+
+def test_what_a_gpus_compiler_refuses_is_told_with_its_line() -> None:
+    errors = pytest.importorskip("triton.compiler.errors", reason="Triton is not installed here")
+    source = "def _walk(rows):\n    top = 0.0\n    higher = tl.maximal(top, rows)\n"
+
+    def refused(*given: Any) -> None:
+        line = ast.parse(source).body[0].body[1]  # type: ignore[attr-defined]
+        raise errors.CompilationError(source, line, "AttributeError('no maximal')")
+
+    told = failed("bandwidth_equal", SimpleNamespace(paged_attention=refused))
+    [text] = told.values()
+    assert """got CompilationError: "AttributeError('no maximal')" at 'higher = tl.maximal(top, rows)'.""" in text
 
 
 def test_stubs_are_told_apart_from_failures(
