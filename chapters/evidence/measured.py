@@ -13,7 +13,7 @@ from typing import Any
 from reference_impl import bench
 from reference_impl.bench.kernel_cases import DECODE_CASES
 from reference_impl.bench.kernels import OURS, PADDED, PAGED_PEERS, TEXTBOOK
-from reference_impl.bench.pictures import PEERS
+from reference_impl.bench.pictures import PEERS, PEERS_ON
 
 RESULTS = Path(bench.__file__).parent / "results"
 EQUAL, UNEQUAL = "64 x 2k, 32/8, 128", "64 x lognormal(7, 1), 32/8, 128"
@@ -25,18 +25,21 @@ def build() -> dict[str, Any]:
         json.loads((RESULTS / f"{suite}.json").read_text(encoding="utf-8"))
         for suite in ("kernels", "offline", "serve", "budget")
     )
+    where = _head(offline)
     lengths = next(case.lengths for case in DECODE_CASES if case.name == UNEQUAL)
     return {
         "contenders": {"ours": OURS, "textbook": TEXTBOOK, "padded": PADDED, "paged": list(PAGED_PEERS)},
         "equal": EQUAL,
+        "equal_lengths": [case.name for case in DECODE_CASES if case.equal],
         "unequal": {"name": UNEQUAL, "tokens": sum(lengths), "longest": max(lengths), "sequences": len(lengths)},
         "kernels": {
             **_head(kernels),
-            "peers": kernels["peers"],
+            # In the place of a version stands why there is none.
+            "peers": {name: version for name, version in kernels["peers"].items() if version[0].isdigit()},
             "read_gb_s": kernels["ceilings"]["read_gb_s"],
             "decode": kernels["decode"],
         },
-        "offline": {**_head(offline), "runs": offline["runs"], "peers": PEERS},
+        "offline": {**where, "runs": offline["runs"], "peers": PEERS if PEERS_ON in where["device"] else {}},
         "serve": {**_head(serve), **{part: serve[part] for part in ("model", "workload", "bounds", "rates")}},
         "budget": {**_head(budget), **{part: budget[part] for part in ("model", "workload", "memory", "rows")}},
     }
