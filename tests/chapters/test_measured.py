@@ -50,7 +50,7 @@ def test_the_opening_holds_less_to_read_takes_longer(chapter: Any, records: dict
     assert number(chapter.glued["full"]) == round(100 * sum(lengths) / len(lengths) / max(lengths))
     padded = 100 * unequal["results"]["torch SDPA, padded"]["share"]
     assert chapter.glued["padded_says"].startswith(f"{padded:.0f} %")
-    assert ("not read that fast" in chapter.glued["padded_says"]) == (padded < number(chapter.glued["full"]) - 5)
+    assert abs(number(chapter.glued["full"]) - padded) <= 5, "the rule that it teaches"
 
 
 def test_what_is_said_of_the_peers_can_be_counted_in_the_record(chapter: Any, records: dict[str, Any]) -> None:
@@ -58,13 +58,12 @@ def test_what_is_said_of_the_peers_can_be_counted_in_the_record(chapter: Any, re
     paged = [row["paged_peer"] for row in rows if row["paged_peer"]]
     glued = chapter.glued
     assert int(glued["batches"]) == len(rows)
-    if paged:
-        ahead, worst = sum(peer["met"] for peer in paged), min(peer["times"] for peer in paged)
-        assert (
-            f"in {len(paged)} of {len(rows)} batches, and ours is at or above the best in {ahead}."
-            in glued["paged_says"]
-        )
-        assert f"where it is {worst:.2f} times as fast as" in glued["paged_says"]
+    assert paged, "the book's own record has peers in it; one without is for RESULTS="
+    ahead, worst = sum(peer["met"] for peer in paged), min(peer["times"] for peer in paged)
+    assert (
+        f"in {len(paged)} of {len(rows)} batches, and ours is at or above the best in {ahead}." in glued["paged_says"]
+    )
+    assert f"where it is {worst:.2f} times as fast as" in glued["paged_says"]
     assert int(glued["all_ahead"]) == sum(row["peer"]["met"] for row in rows if row["peer"])
     assert int(glued["missed"]) == sum(not row["goal"]["met"] for row in rows)
     ours_over_textbook = {
@@ -75,10 +74,10 @@ def test_what_is_said_of_the_peers_can_be_counted_in_the_record(chapter: Any, re
     ahead_of_ours = {name: times for name, times in ours_over_textbook.items() if times > 1}
     equal = {case.name for case in DECODE_CASES if len(set(case.lengths)) == 1}
     assert ahead_of_ours.keys() <= equal, "the page says that only equal lengths suit the textbook"
-    if ahead_of_ours:
-        most = max(ahead_of_ours, key=lambda name: ahead_of_ours[name])
-        assert glued["textbook_says"].startswith(f"in {len(ahead_of_ours)} such batches")
-        assert glued["textbook_says"].endswith(f"by up to {100 * (ahead_of_ours[most] - 1):.0f} % ({most})")
+    most = max(ahead_of_ours, key=lambda name: ahead_of_ours[name])
+    assert round(100 * (ahead_of_ours[most] - 1)) > 0
+    assert glued["textbook_says"].startswith(f"in {len(ahead_of_ours)} such batches")
+    assert glued["textbook_says"].endswith(f"by up to {100 * (ahead_of_ours[most] - 1):.0f} % ({most})")
     for row in (row for row in rows if row["peer"]):
         ours = row["results"]["ours"]["median_us"]
         assert row["peer"]["times"] == pytest.approx(row["results"][row["peer"]["name"]]["median_us"] / ours, rel=1e-3)
@@ -117,19 +116,22 @@ def test_the_batch_job_is_the_published_one_and_its_step_adds_up(chapter: Any, r
     shares = [run["share"] for run in records["offline"]["runs"]]
     assert max(shares) < 1, "a floor is a floor"
     nearest = max(records["offline"]["runs"], key=lambda run: run["share"])
-    most = nearest["kv_bytes"] == max(run["kv_bytes"] for run in records["offline"]["runs"])
-    assert glued["nearest"].endswith("where there is most to read") == most
+    assert nearest["kv_bytes"] == max(run["kv_bytes"] for run in records["offline"]["runs"])
+    assert glued["nearest"].endswith("where there is most to read")
     llama = next(run for run in records["offline"]["runs"] if run["model"] == "llama-3.2-1b")
-    if llama["share"] < run["share"]:
-        assert llama["tokens_per_s"] > run["tokens_per_s"], "the page says faster"
-    assert f"{100 * llama['share']:.0f} %" in glued["llama_says"]
+    assert llama["tokens_per_s"] > run["tokens_per_s"], "the page says faster"
+    assert llama["share"] < run["share"], "the page says that it stays further from its floor"
+    llama_waits = 100 * (1 - llama["step"]["gpu_ms"] / llama["step"]["wall_ms"])
+    assert llama_waits > float(glued["step_host"])
+    assert f"{100 * llama['share']:.0f} %: in {llama_waits:.1f} % of a step the GPU waits" in glued["llama_says"]
 
 
 def test_what_is_said_of_clients_and_of_the_budget_holds(chapter: Any, records: dict[str, Any]) -> None:
     glued, rows = chapter.glued, {row["allocator"]: row for row in reversed(records["budget"]["rows"])}
     top = max(records["serve"]["rates"], key=lambda row: row["rate_per_s"])
     assert number(glued["good_rate"]) == top["rate_per_s"]
-    assert (glued["good_falls"] == "was not reached") == (top["good_share"] > 0.9)
+    assert top["good_share"] > 0.9, "the page says that goodput has not fallen yet"
+    assert glued["good_falls"] == "was not reached"
     paged = rows["paged"]
     assert (paged["prefix_cache"], paged["prompts"]) == ("none", "own")
     assert number(glued["budget_gain"]) == round(paged["tokens_per_s"] / rows["contiguous"]["tokens_per_s"], 1)

@@ -38,7 +38,8 @@ def run(lab: str, group: str, make: Make) -> list[PropertyResult]:
 
     `make` builds the object under test, which may be remote. Of lab 3 it takes the constructor's arguments: integers
     (NumPy's in one property); answers are plain values, and a refusal is an instance of the contract's exception. Of
-    lab 4 it takes none: the object has the functions as methods, which write into the tensors that they are given.
+    lab 4 it takes none: the object has the functions as methods, which write into the tensors that they are given; a
+    remote one has a true attribute `elsewhere`, so that nobody takes what torch does here for its work.
     Deterministic: seeds are fixed. Raises: ValueError on an unknown lab or group. Cost: seconds in process.
     """
     return [_try(prop, make) for prop in _group(lab, group).properties]
